@@ -1,0 +1,95 @@
+"""Uni-Mol2 molecular foundation models for Hugging Face Transformers.
+
+Importing the package registers its classes with `AutoConfig`, `AutoModel`, `AutoModelForPreTraining`,
+`AutoModelForSequenceClassification`, `AutoFeatureExtractor` and `pipeline`.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module. Loaded on first use, so that workers and `--help` need not wait for torch.
+_EXPORTS = {
+    "CheckpointError": "errors",
+    "ConformerError": "errors",
+    "ConformerProvenance": "conformers",
+    "ConformerSettings": "conformers",
+    "CoordinatesError": "errors",
+    "DataCollatorForUniMol2": "data_collator",
+    "EmptyMoleculeError": "errors",
+    "FeaturizedMolecule": "feature_extraction_unimol2",
+    "MoleculeError": "errors",
+    "MoleculeTooLargeError": "errors",
+    "MoleculeTypeError": "errors",
+    "SanitizationError": "errors",
+    "SmilesParseError": "errors",
+    "TableError": "errors",
+    "UniMol2Config": "configuration_unimol2",
+    "UniMol2Error": "errors",
+    "UniMol2FeatureExtractor": "feature_extraction_unimol2",
+    "UniMol2ForPreTraining": "modeling_unimol2",
+    "UniMol2ForPropertyRegression": "modeling_unimol2",
+    "UniMol2Model": "modeling_unimol2",
+    "UniMol2ModelOutput": "modeling_unimol2",
+    "UniMol2PreTrainedModel": "modeling_unimol2",
+    "UniMol2PreTrainingOutput": "modeling_unimol2",
+    "UniMol2PropertyOutput": "modeling_unimol2",
+    "UnsupportedAtomError": "errors",
+    "export_with_code": "hub",
+}
+
+if TYPE_CHECKING:
+    from .configuration_unimol2 import UniMol2Config as UniMol2Config
+    from .conformers import ConformerProvenance as ConformerProvenance
+    from .conformers import ConformerSettings as ConformerSettings
+    from .data_collator import DataCollatorForUniMol2 as DataCollatorForUniMol2
+    from .errors import CheckpointError as CheckpointError
+    from .errors import ConformerError as ConformerError
+    from .errors import CoordinatesError as CoordinatesError
+    from .errors import EmptyMoleculeError as EmptyMoleculeError
+    from .errors import MoleculeError as MoleculeError
+    from .errors import MoleculeTooLargeError as MoleculeTooLargeError
+    from .errors import MoleculeTypeError as MoleculeTypeError
+    from .errors import SanitizationError as SanitizationError
+    from .errors import SmilesParseError as SmilesParseError
+    from .errors import TableError as TableError
+    from .errors import UniMol2Error as UniMol2Error
+    from .errors import UnsupportedAtomError as UnsupportedAtomError
+    from .feature_extraction_unimol2 import FeaturizedMolecule as FeaturizedMolecule
+    from .feature_extraction_unimol2 import UniMol2FeatureExtractor as UniMol2FeatureExtractor
+    from .hub import export_with_code as export_with_code
+    from .modeling_unimol2 import UniMol2ForPreTraining as UniMol2ForPreTraining
+    from .modeling_unimol2 import UniMol2ForPropertyRegression as UniMol2ForPropertyRegression
+    from .modeling_unimol2 import UniMol2Model as UniMol2Model
+    from .modeling_unimol2 import UniMol2ModelOutput as UniMol2ModelOutput
+    from .modeling_unimol2 import UniMol2PreTrainedModel as UniMol2PreTrainedModel
+    from .modeling_unimol2 import UniMol2PreTrainingOutput as UniMol2PreTrainingOutput
+    from .modeling_unimol2 import UniMol2PropertyOutput as UniMol2PropertyOutput
+
+__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 - the names are strings
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})
+
+
+def _is_own_command() -> bool:
+    return Path(sys.argv[0]).stem == "unimol2-hf" if getattr(sys, "argv", None) else False
+
+
+# The command line registers when a command needs a model: its `--help` answers at once.
+if not _is_own_command():
+    from .hub import register
+
+    register()

@@ -1,0 +1,189 @@
+"""Conformer generation: RDKit's ETKDG with MMFF94, a recorded retry ladder, the same coordinates on every machine load.
+
+Each conformer tells how its coordinates came about (`ConformerProvenance`); nothing is replaced silently.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
+
+from .errors import ConformerError
+from .molecule_features import FloatArray, center_coordinates, is_three_dimensional, remove_hydrogens
+
+GIVEN = "given"
+ETKDG = "etkdg"
+ETKDG_OTHER_SEED = "etkdg-other-seed"
+ETKDG_RANDOM_COORDINATES = "etkdg-random-coordinates"
+TWO_DIMENSIONAL = "2d"
+
+FORCE_FIELD = "MMFF94"
+TIMED_OUT = "embedding timed out"
+RETRY_SEED_STEP = 10_000  # far from the seeds of a molecule's other conformers
+RANDOM_COORDINATES_ITERATIONS = 50
+
+
+@dataclass(frozen=True)
+class ConformerSettings:
+    """How to make conformers.
+
+    Attributes:
+        num_conformers: 3D conformers to embed; the k-th starts from `seed + k`.
+        include_2d: add RDKit's 2D depiction as a last conformer.
+        seed: seed of the first 3D conformer.
+        embed_timeout: seconds that RDKit may spend on one embedding attempt.
+        num_retries: further seeds to try before random starting coordinates.
+        allow_2d_fallback: give the 2D depiction when no 3D conformer can be embedded, else raise `ConformerError`.
+        max_embed_atoms: with more atoms than this, hydrogens included, distance geometry is not tried: its set-up
+            grows with the cube of the count and ignores the timeout (3,002 atoms took 246 s).
+    """
+
+    num_conformers: int = 1
+    include_2d: bool = False
+    seed: int = 42
+    embed_timeout: int = 30
+    num_retries: int = 3
+    allow_2d_fallback: bool = True
+    max_embed_atoms: int = 1000
+
+
+@dataclass(frozen=True)
+class ConformerProvenance:
+    """How a conformer's coordinates came about.
+
+    Attributes:
+        method: "given", "etkdg" (the reference's call), "etkdg-other-seed", "etkdg-random-coordinates" or "2d".
+        is_3d: whether any atom leaves the xy plane.
+        seed: the random seed that worked; `None` for given and 2D coordinates.
+        force_field: "MMFF94" where the conformer was relaxed with it, else `None`.
+        force_field_converged: whether it converged within RDKit's 200 iterations; `None` where it was not run.
+        note: why a fallback was taken or a force field could not be set up; empty when all went well.
+    """
+
+    method: str
+    is_3d: bool
+    seed: int | None = None
+    force_field: str | None = None
+    force_field_converged: bool | None = None
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Conformer:
+    """Heavy-atom coordinates (n, 3), float32, angstrom, mean-centred, and where they come from."""
+
+    coordinates: FloatArray
+    provenance: ConformerProvenance
+
+
+def given_conformers(heavy: Chem.Mol, limit: int) -> list[Conformer]:
+    """The first `limit` conformers that a molecule without hydrogens carries, shifted to the origin, else untouched."""
+    positions = [conformer.GetPositions() for conformer in heavy.GetConformers()][:limit]
+    return [_given(coordinates) for coordinates in positions]
+
+
+def given_coordinates(coordinates: NDArray[np.floating[Any]]) -> Conformer:
+    """Heavy-atom coordinates (n, 3) in angstrom as a conformer, shifted to the origin, else untouched."""
+    return _given(coordinates)
+
+
+def _given(coordinates: NDArray[np.floating[Any]]) -> Conformer:
+    centred = center_coordinates(coordinates)
+    return Conformer(centred, ConformerProvenance(GIVEN, is_three_dimensional(coordinates)))
+
+
+def generate_conformers(molecule: Chem.Mol, settings: ConformerSettings) -> list[Conformer]:
+    """Embed conformers of a molecule (with or without hydrogens), a function of molecule and settings alone.
+
+    Where no 3D conformer can be had, the list holds one 2D conformer that says why.
+
+    Raises:
+        ConformerError: no 3D conformer, and `allow_2d_fallback` is off.
+        EmptyMoleculeError, UnsupportedAtomError: see `remove_hydrogens`.
+    """
+    with rdBase.BlockLogs():
+        with_hydrogens = Chem.AddHs(molecule)
+        with_hydrogens.RemoveAllConformers()
+        conformers: list[Conformer] = []
+        for number in range(settings.num_conformers):
+            embedded = _embed_with_retries(with_hydrogens, settings.seed + number, settings)
+            if isinstance(embedded, Conformer):
+                conformers.append(embedded)
+                continue
+            if not settings.allow_2d_fallback:
+                raise ConformerError(f"no 3D conformer: {embedded}; allow the 2D fallback or give coordinates")
+            # The ladder has tried every way: the other seeds' ladders would only repeat it.
+            return [*conformers, _depict(with_hydrogens, f"no 3D conformer: {embedded}")]
+        if settings.include_2d:
+            conformers.append(_depict(with_hydrogens, ""))
+    return conformers
+
+
+def _embed_with_retries(with_hydrogens: Chem.Mol, seed: int, settings: ConformerSettings) -> Conformer | str:
+    """The first rung of the ladder that works, or the reason why none did."""
+    count = with_hydrogens.GetNumAtoms()
+    if count > settings.max_embed_atoms:
+        return f"{count} atoms with hydrogens are too many for distance geometry (limit {settings.max_embed_atoms})"
+    rungs = [(ETKDG, seed)]
+    rungs += [(ETKDG_OTHER_SEED, seed + RETRY_SEED_STEP * (retry + 1)) for retry in range(settings.num_retries)]
+    rungs += [(ETKDG_RANDOM_COORDINATES, seed)]
+    failures: list[str] = []
+    timed_out = False
+    for method, rung_seed in rungs:
+        if timed_out and method == ETKDG_OTHER_SEED:
+            continue  # another seed would only time out again; random starting coordinates may not
+        reason = _embed(with_hydrogens, method, rung_seed, settings.embed_timeout)
+        if reason is None:
+            return _relax(with_hydrogens, method, rung_seed, "; ".join(failures))
+        timed_out = reason == TIMED_OUT
+        failures.append(f"{method} (seed {rung_seed}): {reason}")
+    return "; ".join(failures)
+
+
+def _embed(with_hydrogens: Chem.Mol, method: str, seed: int, timeout: int) -> str | None:
+    """Embed in place with the defaults of `EmbedMolecule` (ETKDGv2); returns why not, `None` on success."""
+    parameters = rdDistGeom.ETKDGv2()
+    parameters.randomSeed = seed
+    parameters.timeout = timeout
+    if method == ETKDG_RANDOM_COORDINATES:
+        parameters.useRandomCoords = True
+        parameters.maxIterations = RANDOM_COORDINATES_ITERATIONS
+    start = time.monotonic()
+    try:
+        embedded = rdDistGeom.EmbedMolecule(with_hydrogens, parameters) == 0
+    except (RuntimeError, ValueError) as error:
+        return str(error).strip().splitlines()[0]
+    if embedded:
+        return None
+    return TIMED_OUT if time.monotonic() - start >= timeout else "embedding failed"
+
+
+def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Conformer:
+    status = rdForceFieldHelpers.MMFFOptimizeMolecule(with_hydrogens)
+    has_force_field = status >= 0
+    if not has_force_field:
+        note = "; ".join(filter(None, (note, f"{FORCE_FIELD} has no parameters for this molecule")))
+    coordinates = remove_hydrogens(with_hydrogens).GetConformer().GetPositions()
+    provenance = ConformerProvenance(
+        method=method,
+        is_3d=is_three_dimensional(coordinates),
+        seed=seed,
+        force_field=FORCE_FIELD if has_force_field else None,
+        force_field_converged=status == 0 if has_force_field else None,
+        note=note,
+    )
+    return Conformer(center_coordinates(coordinates), provenance)
+
+
+def _depict(with_hydrogens: Chem.Mol, note: str) -> Conformer:
+    drawn = Chem.Mol(with_hydrogens)
+    rdDepictor.Compute2DCoords(drawn)
+    coordinates = remove_hydrogens(drawn).GetConformer().GetPositions()
+    return Conformer(center_coordinates(coordinates), ConformerProvenance(TWO_DIMENSIONAL, is_3d=False, note=note))

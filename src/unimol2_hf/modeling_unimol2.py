@@ -1,0 +1,705 @@
+"""Uni-Mol2: a two-track transformer over atoms and atom pairs with 3D coordinates (arXiv 2406.14969).
+
+Shapes: B molecules, N atoms after padding, S = N + 1 positions with the CLS at 0, D the atom width, P the pair width,
+H heads, d the inner width of the outer product and the triangle update.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_unimol2 import UniMol2Config
+
+NUM_FEATURE_ROWS = 512
+NUM_DEGREE_ROWS = 128
+NUM_BOND_ROWS = 64
+NUM_PATH_ROWS = 512
+NUM_PAIR_TYPE_ROWS = 512
+
+# The reference writes pi as 3.14159; its published weights were trained with that.
+GAUSSIAN_NORM = math.sqrt(2 * 3.14159)
+OUTER_PRODUCT_EPS = 1e-3
+IGNORED_TOKEN = -100
+
+
+@dataclass
+class UniMol2ModelOutput(ModelOutput):
+    """Output of `UniMol2Model`.
+
+    Args:
+        last_hidden_state: (B, S, D), the CLS first.
+        pooler_output: (B, D), the CLS.
+        pair_hidden_state: (B, S, S, P).
+        hidden_states: on request, num_hidden_layers + 1 tensors (B, S, D), the layers' input first.
+        pair_hidden_states: on request, num_hidden_layers + 1 tensors (B, S, S, P), the layers' input first.
+        attentions: on request (eager attention only), num_hidden_layers tensors (B, H, S, S).
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    pair_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    pair_hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class UniMol2PreTrainingOutput(ModelOutput):
+    """Output of `UniMol2ForPreTraining`.
+
+    Args:
+        loss: sum of the three losses, where targets were given.
+        token_loss: cross entropy over masked atoms, nats.
+        coordinate_loss: L1 of the coordinates, angstrom (arXiv 2406.14969, section 3).
+        distance_loss: L1 of the distances, angstrom.
+        token_logits: (B, N, vocab_size).
+        predicted_coordinates: (B, N, 3), angstrom, float32.
+        predicted_distances: (B, N, N), angstrom, float32.
+        hidden_states, pair_hidden_states, attentions: see `UniMol2ModelOutput`.
+    """
+
+    loss: Tensor | None = None
+    token_loss: Tensor | None = None
+    coordinate_loss: Tensor | None = None
+    distance_loss: Tensor | None = None
+    token_logits: Tensor | None = None
+    predicted_coordinates: Tensor | None = None
+    predicted_distances: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    pair_hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class UniMol2PropertyOutput(ModelOutput):
+    """Output of `UniMol2ForPropertyRegression`.
+
+    Args:
+        loss: on standardised labels, mean over the labels that are present.
+        logits: (B, num_labels) float32, predictions in the labels' own units.
+        hidden_states, pair_hidden_states, attentions: see `UniMol2ModelOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    pair_hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class UniMol2AtomEmbeddings(nn.Module):
+    """Element, graph features and degree of each atom, summed; the CLS in front."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        width, padding = config.hidden_size, config.pad_token_id
+        self.atom_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=padding)
+        self.feature_embeddings = nn.Embedding(NUM_FEATURE_ROWS, width, padding_idx=padding)
+        self.degree_embeddings = nn.Embedding(NUM_DEGREE_ROWS, width, padding_idx=padding)
+        self.cls_embedding = nn.Parameter(torch.empty(1, width))
+
+    def forward(self, input_ids: Tensor, atom_features: Tensor, degrees: Tensor) -> Tensor:
+        atoms = self.feature_embeddings(atom_features.long()).sum(-2)
+        atoms = atoms + self.degree_embeddings(degrees.long()) + self.atom_embeddings(input_ids.long())
+        cls = self.cls_embedding.to(atoms.dtype).expand(atoms.shape[0], 1, -1)
+        return torch.cat((cls, atoms), dim=1)
+
+
+class UniMol2DistanceEmbedding(nn.Module):
+    """Gaussian basis of interatomic distances with a learned affine map for each pair type; float32 throughout."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        self.num_gaussians = config.num_gaussians
+        self.gaussian_max = float(config.gaussian_max_angstrom)
+        self.scale_embeddings = nn.Embedding(NUM_PAIR_TYPE_ROWS, 1, padding_idx=0)
+        self.shift_embeddings = nn.Embedding(NUM_PAIR_TYPE_ROWS, 1, padding_idx=0)
+        self.linear_1 = nn.Linear(config.num_gaussians, config.num_gaussians)
+        self.linear_2 = nn.Linear(config.num_gaussians, config.pair_hidden_size)
+
+    def forward(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
+        # Also under autocast: half precision cannot resolve a bond length.
+        with torch.autocast(coordinates.device.type, enabled=False):
+            basis = self._basis(coordinates.detach().float(), pair_types.long())
+            hidden = F.linear(basis, self.linear_1.weight.float(), self.linear_1.bias.float())
+            return F.linear(F.gelu(hidden), self.linear_2.weight.float(), self.linear_2.bias.float())
+
+    def _basis(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
+        distances = pairwise_distances(coordinates)
+        scale = self.scale_embeddings(pair_types).float().abs().sum((-2, -1))
+        shift = self.shift_embeddings(pair_types).float().sum((-2, -1))
+        means = torch.linspace(0.0, self.gaussian_max, self.num_gaussians, device=coordinates.device)
+        width = self.gaussian_max / (self.num_gaussians - 1)
+        deviations = ((scale * distances + shift).unsqueeze(-1) - means) / width
+        return torch.exp(-0.5 * deviations * deviations) / (GAUSSIAN_NORM * width)
+
+
+class UniMol2PairEmbeddings(nn.Module):
+    """Shortest path, bond and distance of each atom pair, summed; the CLS row and column in front."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        width, padding = config.pair_hidden_size, config.pad_token_id
+        self.shortest_path_embeddings = nn.Embedding(NUM_PATH_ROWS, width, padding_idx=padding)
+        self.bond_embeddings = nn.Embedding(NUM_BOND_ROWS, width, padding_idx=padding)
+        self.distance_embedding = UniMol2DistanceEmbedding(config)
+        self.cls_embedding = nn.Parameter(torch.empty(1, width))
+
+    def forward(
+        self, edge_features: Tensor, shortest_paths: Tensor, pair_types: Tensor, coordinates: Tensor
+    ) -> Tensor:
+        pairs = self.shortest_path_embeddings(shortest_paths.long())
+        # One column at a time: a (B, N, N, 3, P) tensor is never built.
+        columns = [self.bond_embeddings(column) for column in edge_features.long().unbind(-1)]
+        pairs = pairs + (columns[0] + columns[1] + columns[2]) / 3
+        pairs = pairs + self.distance_embedding(coordinates, pair_types).to(pairs.dtype)
+        return self._with_cls(pairs)
+
+    def _with_cls(self, pairs: Tensor) -> Tensor:
+        batch, atoms, _, width = pairs.shape
+        cls = self.cls_embedding.to(pairs.dtype).view(1, 1, 1, width)
+        pairs = torch.cat((cls.expand(batch, atoms, 1, width), pairs), dim=2)
+        return torch.cat((cls.expand(batch, 1, atoms + 1, width), pairs), dim=1)
+
+
+def pairwise_distances(coordinates: Tensor) -> Tensor:
+    """Euclidean distances (B, N, N) of coordinates (B, N, 3)."""
+    return torch.linalg.vector_norm(coordinates.unsqueeze(-2) - coordinates.unsqueeze(-3), dim=-1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[Tensor, Tensor]:
+    scores = torch.matmul(query * scaling, key.transpose(-1, -2))
+    if position_bias is not None:
+        scores = scores + position_bias
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class UniMol2Attention(nn.Module):
+    """Multi-head attention of the atom track, biased by the (unnormalised) pair track."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = config.head_dim
+        self.scaling = self.head_dim**-0.5
+        self.dropout = float(config.attention_probs_dropout_prob)
+        self.is_causal = False
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.pair_bias_proj = nn.Linear(config.pair_hidden_size, config.num_attention_heads)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        pair_states: Tensor,
+        attention_mask: Tensor,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[Tensor, Tensor | None]:
+        batch, length, width = hidden_states.shape
+        heads = self.qkv_proj(hidden_states).view(batch, length, 3, -1, self.head_dim)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        interface: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.dropout if self.training else 0.0,
+            scaling=self.scaling,
+            position_bias=self.pair_bias_proj(pair_states).permute(0, 3, 1, 2),
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(batch, length, width)), weights
+
+
+class UniMol2FeedForward(nn.Module):
+    """Two linear maps with the activation between; used by both tracks."""
+
+    def __init__(self, config: UniMol2Config, width: int, inner_width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, inner_width)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.activation_dropout_prob)
+        self.fc2 = nn.Linear(inner_width, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.fc2(self.dropout(self.activation(self.fc1(states))))
+
+
+class UniMol2OuterProduct(nn.Module):
+    """Atom track to pair track: z_ij = (W vec(a_i (x) b_j) / M + bias) / (1e-3 + 1/M).
+
+    W is applied to b first, so that the (S, S, d * d) outer product never exists: S P d^2 + S^2 P d multiply-adds
+    instead of S^2 P d^2.
+    """
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        self.inner_width = config.pair_inner_size
+        self.in_proj = nn.Linear(config.hidden_size, 2 * config.pair_inner_size)
+        self.out_proj = nn.Linear(config.pair_inner_size**2, config.pair_hidden_size)
+
+    def forward(self, hidden_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
+        batch, length, _ = hidden_states.shape
+        left, right = (self.in_proj(hidden_states) * token_mask).chunk(2, dim=-1)
+        left = left / (1 + OUTER_PRODUCT_EPS * lengths).to(left.dtype).view(-1, 1, 1)
+        # Row p * d + c of the reshaped weight holds W[p, c, :].
+        weight = self.out_proj.weight.view(-1, self.inner_width)
+        mapped = F.linear(right, weight).view(batch, -1, self.inner_width)
+        product = torch.matmul(left, mapped.transpose(1, 2)).view(batch, length, length, -1)
+        bias_scale = 1 / (OUTER_PRODUCT_EPS + 1 / lengths)
+        return product + self.out_proj.bias * bias_scale.to(product.dtype).view(-1, 1, 1, 1)
+
+
+class UniMol2TriangleUpdate(nn.Module):
+    """Pair track over triangles of atoms: s_ij = sum_k a_ik b_jk + sum_k a_ki b_kj, both directions summed.
+
+    The output gate is linear, without the usual sigmoid; so are the published weights.
+    """
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        inner, width = config.pair_inner_size, config.pair_hidden_size
+        self.split_sizes = (2 * inner, 2 * inner, width)
+        self.in_proj = nn.Linear(width, sum(self.split_sizes))
+        self.norm = nn.LayerNorm(inner, eps=config.layer_norm_eps)
+        self.out_proj = nn.Linear(inner, width)
+
+    def forward(self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
+        edges, edge_gates, output_gate = self.in_proj(pair_states).split(self.split_sizes, dim=-1)
+        scale = token_mask * lengths.rsqrt().to(token_mask.dtype).view(-1, 1, 1)
+        edges = edges * edge_gates.sigmoid() * (scale.unsqueeze(2) * token_mask.unsqueeze(1))
+        left, right = edges.permute(0, 3, 1, 2).chunk(2, dim=1)
+        sums = torch.matmul(left, right.transpose(-1, -2)) + torch.matmul(left.transpose(-1, -2), right)
+        return output_gate * self.out_proj(self.norm(sums.permute(0, 2, 3, 1)))
+
+
+class UniMol2Layer(GradientCheckpointingLayer):
+    """One two-track layer: attention, feed-forward, outer product, triangle update, pair feed-forward."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        width, pair_width, eps = config.hidden_size, config.pair_hidden_size, float(config.layer_norm_eps)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.attention = UniMol2Attention(config)
+        self.mlp_norm = nn.LayerNorm(width, eps=eps)
+        self.mlp = UniMol2FeedForward(config, width, config.intermediate_size or width)
+        self.outer_product_norm = nn.LayerNorm(width, eps=eps)
+        self.outer_product = UniMol2OuterProduct(config)
+        self.triangle_norm = nn.LayerNorm(pair_width, eps=eps)
+        self.triangle = UniMol2TriangleUpdate(config)
+        self.pair_mlp_norm = nn.LayerNorm(pair_width, eps=eps)
+        self.pair_mlp = UniMol2FeedForward(config, pair_width, pair_width)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.pair_dropout = nn.Dropout(config.pair_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        pair_states: Tensor,
+        attention_mask: Tensor,
+        token_mask: Tensor,
+        lengths: Tensor,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[Tensor, Tensor]:
+        attended, _ = self.attention(self.attention_norm(hidden_states), pair_states, attention_mask, **kwargs)
+        hidden_states = hidden_states + self.dropout(attended)
+        hidden_states = hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+        outer = self.outer_product(self.outer_product_norm(hidden_states), token_mask, lengths)
+        pair_states = pair_states + self.dropout(outer)
+        triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths)
+        pair_states = pair_states + self._dropout_shared_by_rows(triangles)
+        pair_states = pair_states + self.dropout(self.pair_mlp(self.pair_mlp_norm(pair_states)))
+        return hidden_states, pair_states
+
+    def _dropout_shared_by_rows(self, pair_states: Tensor) -> Tensor:
+        if not self.training:
+            return pair_states
+        return pair_states * self.pair_dropout(torch.ones_like(pair_states[:, :1]))
+
+
+class UniMol2PreTrainedModel(PreTrainedModel):
+    """Weight initialisation, and what every Uni-Mol2 model tells Transformers about itself."""
+
+    config_class = UniMol2Config
+    config: UniMol2Config
+    base_model_prefix = "unimol2"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _no_split_modules: ClassVar[list[str]] = ["UniMol2Layer", "UniMol2AtomEmbeddings", "UniMol2PairEmbeddings"]
+    _supports_sdpa = True
+    _can_compile_fullgraph = True
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["distance_embedding"]
+    _can_record_outputs: ClassVar[dict[str, Any]] = {
+        "hidden_states": UniMol2Layer,
+        "pair_hidden_states": [
+            OutputRecorder(nn.LayerNorm, layer_name="pair_layer_norm"),
+            OutputRecorder(UniMol2Layer, index=1),
+        ],
+        "attentions": UniMol2Attention,
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, UniMol2AtomEmbeddings | UniMol2PairEmbeddings):
+            init.normal_(module.cls_embedding, mean=0.0, std=self.config.initializer_range)
+
+
+class UniMol2Model(UniMol2PreTrainedModel):
+    """The two-track encoder without a head.
+
+    All integer inputs may be of any integer type; see `UniMol2FeatureExtractor` for how they are made.
+    """
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__(config)
+        self.embeddings = UniMol2AtomEmbeddings(config)
+        self.pair_embeddings = UniMol2PairEmbeddings(config)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pair_layer_norm = nn.LayerNorm(config.pair_hidden_size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(UniMol2Layer(config) for _ in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.atom_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.atom_embeddings = value
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor,
+        atom_features: Tensor,
+        degrees: Tensor,
+        edge_features: Tensor,
+        shortest_paths: Tensor,
+        pair_types: Tensor,
+        coordinates: Tensor,
+        attention_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> UniMol2ModelOutput:
+        """Encode a padded batch.
+
+        Args:
+            input_ids: (B, N) atomic numbers; 0 pads, 127 masks.
+            atom_features: (B, N, 8).
+            degrees: (B, N).
+            edge_features: (B, N, N, 3).
+            shortest_paths: (B, N, N).
+            pair_types: (B, N, N, 2).
+            coordinates: (B, N, 3), angstrom. No gradient flows back through the distances.
+            attention_mask: (B, N), 1 for atoms; by default the atoms whose token is not padding.
+            **kwargs: `output_hidden_states`, `output_pair_hidden_states`, `output_attentions`, `return_dict`.
+        """
+        if attention_mask is None:
+            attention_mask = input_ids != self.config.pad_token_id
+        # The CLS in front is always there.
+        mask = F.pad(attention_mask.bool(), (1, 0), value=True)
+        hidden_states = self.layer_norm(self.embeddings(input_ids, atom_features, degrees))
+        pair_states = self.pair_layer_norm(
+            self.pair_embeddings(edge_features, shortest_paths, pair_types, coordinates)
+        )
+        token_mask = mask.unsqueeze(-1).to(hidden_states.dtype)
+        lengths = self._normalizing_lengths(mask)
+        key_mask = mask[:, None, None, :]
+        for layer in self.layers:
+            hidden_states, pair_states = layer(hidden_states, pair_states, key_mask, token_mask, lengths, **kwargs)
+        return UniMol2ModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=hidden_states[:, 0],
+            pair_hidden_state=pair_states,
+        )
+
+    def _normalizing_lengths(self, mask: Tensor) -> Tensor:
+        """M of every molecule (B,), float32: its own length with the CLS, or the padded one on request."""
+        lengths = mask.sum(-1, dtype=torch.float32)
+        if self.config.length_normalizer == "padded":
+            lengths = torch.full_like(lengths, mask.shape[-1])
+        return lengths
+
+
+class UniMol2TokenHead(nn.Module):
+    """Element of each atom from its final state."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, atoms: Tensor) -> Tensor:
+        return self.decoder(self.activation(self.dense(self.layer_norm(atoms))))
+
+
+class UniMol2CoordinateHead(nn.Module):
+    """Rotation-equivariant shift of each atom: attention-weighted differences to the other atoms."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pair_norm = nn.LayerNorm(config.pair_hidden_size, eps=config.layer_norm_eps)
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.pair_bias_proj = nn.Linear(config.pair_hidden_size, config.num_attention_heads)
+        self.force_proj = nn.Linear(config.hidden_size, 1, bias=False)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+    def forward(self, atoms: Tensor, pairs: Tensor, coordinates: Tensor, attention_mask: Tensor) -> Tensor:
+        """Predicted coordinates (B, N, 3) float32 from atoms (B, N, D), pairs (B, N, N, P) and a mask (B, N)."""
+        batch, length, _ = atoms.shape
+        heads = self.qkv_proj(self.layer_norm(atoms)).view(batch, length, 3, -1, self.head_dim)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        weights = self._attention_weights(query, key, pairs, attention_mask)
+        # force_proj is linear, so each value shrinks to one number before it meets the coordinates.
+        charges = (value * self.force_proj.weight.view(1, -1, 1, self.head_dim)).sum(-1).float()
+        pulls = (weights * charges.unsqueeze(-2)).sum(1)
+        coordinates = coordinates.float()
+        differences = coordinates.unsqueeze(1) - coordinates.unsqueeze(2)
+        return coordinates + (pulls.unsqueeze(-1) * differences).sum(2)
+
+    def _attention_weights(self, query: Tensor, key: Tensor, pairs: Tensor, attention_mask: Tensor) -> Tensor:
+        scores = torch.matmul(query * self.head_dim**-0.5, key.transpose(-1, -2))
+        scores = scores + self.pair_bias_proj(self.pair_norm(pairs)).permute(0, 3, 1, 2)
+        scores = scores.float().masked_fill(~attention_mask.bool()[:, None, None, :], torch.finfo(torch.float32).min)
+        return self.dropout(F.softmax(scores, dim=-1))
+
+
+class UniMol2ForPreTraining(UniMol2PreTrainedModel):
+    """Masked atoms and noised conformers: the pretraining task (arXiv 2406.14969, section 3)."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__(config)
+        self.unimol2 = UniMol2Model(config)
+        self.token_head = UniMol2TokenHead(config)
+        self.coordinate_head = UniMol2CoordinateHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        atom_features: Tensor,
+        degrees: Tensor,
+        edge_features: Tensor,
+        shortest_paths: Tensor,
+        pair_types: Tensor,
+        coordinates: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        target_coordinates: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> UniMol2PreTrainingOutput:
+        """Predict masked elements and clean coordinates.
+
+        Args:
+            labels: (B, N) atomic numbers of masked atoms, -100 elsewhere.
+            target_coordinates: (B, N, 3), clean and aligned, angstrom.
+            (others): see `UniMol2Model.forward`.
+        """
+        if attention_mask is None:
+            attention_mask = input_ids != self.config.pad_token_id
+        encoded = self.unimol2(
+            input_ids,
+            atom_features,
+            degrees,
+            edge_features,
+            shortest_paths,
+            pair_types,
+            coordinates,
+            attention_mask,
+            **kwargs,
+        )
+        atoms = encoded.last_hidden_state[:, 1:]
+        predicted = self.coordinate_head(atoms, encoded.pair_hidden_state[:, 1:, 1:], coordinates, attention_mask)
+        output = UniMol2PreTrainingOutput(
+            token_logits=self.token_head(atoms),
+            predicted_coordinates=predicted,
+            predicted_distances=pairwise_distances(predicted),
+            hidden_states=encoded.hidden_states,
+            pair_hidden_states=encoded.pair_hidden_states,
+            attentions=encoded.attentions,
+        )
+        return _with_pretraining_losses(output, attention_mask, labels, target_coordinates)
+
+
+def _with_pretraining_losses(
+    output: UniMol2PreTrainingOutput,
+    attention_mask: Tensor,
+    labels: Tensor | None,
+    target_coordinates: Tensor | None,
+) -> UniMol2PreTrainingOutput:
+    losses = []
+    if labels is not None:
+        output.token_loss = masked_token_loss(output.token_logits, labels)
+        losses.append(output.token_loss)
+    if target_coordinates is not None:
+        targets = target_coordinates.float()
+        mask = attention_mask.float()
+        output.coordinate_loss = coordinate_l1_loss(output.predicted_coordinates, targets, mask)
+        output.distance_loss = distance_l1_loss(output.predicted_distances, pairwise_distances(targets), mask)
+        losses += [output.coordinate_loss, output.distance_loss]
+    if losses:
+        output.loss = torch.stack(losses).sum()
+    return output
+
+
+def masked_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy of logits (B, N, V) over the atoms whose label (B, N) is not -100; 0 if there are none."""
+    total = F.cross_entropy(
+        logits.float().flatten(0, 1), labels.long().flatten(), ignore_index=IGNORED_TOKEN, reduction="sum"
+    )
+    return total / (labels != IGNORED_TOKEN).sum().clamp(min=1)
+
+
+def coordinate_l1_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Sum of |dx| over atoms and axes / n for each molecule, averaged over molecules; mask (B, N) float."""
+    per_molecule = ((predicted - target).abs() * mask.unsqueeze(-1)).sum((1, 2)) / mask.sum(-1)
+    return per_molecule.mean()
+
+
+def distance_l1_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Sum of |dd| over the n x n pairs / n^2 for each molecule, averaged over molecules; mask (B, N) float."""
+    pair_mask = mask.unsqueeze(1) * mask.unsqueeze(2)
+    per_molecule = ((predicted - target).abs() * pair_mask).sum((1, 2)) / mask.sum(-1).square()
+    return per_molecule.mean()
+
+
+class UniMol2PropertyHead(nn.Module):
+    """Targets from the CLS; `dense` and `out_proj` are the reference's `classification_heads.<name>`."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.pooler_dropout_prob)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size) if config.head_type == "mlp" else None
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, cls: Tensor) -> Tensor:
+        features = self.dropout(cls)
+        if self.dense is not None:
+            features = self.dropout(torch.tanh(self.dense(features)))
+        return self.out_proj(features)
+
+
+class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
+    """Molecular properties from the CLS, any number of targets, missing labels allowed.
+
+    The head works on standardised labels; `config.label_mean` and `config.label_std` bring predictions into the
+    labels' own units. `classifier` is the name that PEFT looks for.
+    """
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__(config)
+        # `from_pretrained(base, num_labels=...)` edits a finished config, which may hold another task's labels.
+        config.validate()
+        self.num_labels = config.num_labels
+        self.unimol2 = UniMol2Model(config)
+        self.classifier = UniMol2PropertyHead(config)
+        self.post_init()
+
+    def _label_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (num_labels,), float32; no buffers, which a change of dtype would round."""
+        mean = self.config.label_mean or [0.0] * self.num_labels
+        std = self.config.label_std or [1.0] * self.num_labels
+        return like.new_tensor(mean, dtype=torch.float32), like.new_tensor(std, dtype=torch.float32)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        atom_features: Tensor,
+        degrees: Tensor,
+        edge_features: Tensor,
+        shortest_paths: Tensor,
+        pair_types: Tensor,
+        coordinates: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> UniMol2PropertyOutput:
+        """Predict properties.
+
+        Args:
+            labels: (B, num_labels), or (B,) for a single target, in the labels' own units; NaN where missing.
+            (others): see `UniMol2Model.forward`.
+        """
+        encoded = self.unimol2(
+            input_ids,
+            atom_features,
+            degrees,
+            edge_features,
+            shortest_paths,
+            pair_types,
+            coordinates,
+            attention_mask,
+            **kwargs,
+        )
+        standardised = self.classifier(encoded.pooler_output).float()
+        mean, std = self._label_statistics(standardised)
+        loss = None
+        if labels is not None:
+            targets = (labels.float().view(-1, self.num_labels) - mean) / std
+            loss = regression_loss(standardised, targets, self.config.loss_function)
+        return UniMol2PropertyOutput(
+            loss=loss,
+            logits=standardised * std + mean,
+            hidden_states=encoded.hidden_states,
+            pair_hidden_states=encoded.pair_hidden_states,
+            attentions=encoded.attentions,
+        )
+
+
+_ELEMENT_LOSSES: dict[str, Callable[..., Tensor]] = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}
+
+
+def regression_loss(predictions: Tensor, targets: Tensor, kind: str) -> Tensor:
+    """Mean element loss over the targets that are not NaN; 0, with a gradient of 0, if all are missing."""
+    present = ~targets.isnan()
+    # The missing ones are replaced before the difference is taken: NaN times zero is NaN, in gradients too.
+    losses = _ELEMENT_LOSSES[kind](predictions, targets.where(present, predictions.detach()), reduction="none")
+    return losses.masked_fill(~present, 0.0).sum() / present.sum().clamp(min=1)
+
+
+__all__ = [
+    "UniMol2ForPreTraining",
+    "UniMol2ForPropertyRegression",
+    "UniMol2Model",
+    "UniMol2ModelOutput",
+    "UniMol2PreTrainedModel",
+    "UniMol2PreTrainingOutput",
+    "UniMol2PropertyOutput",
+]

@@ -1,0 +1,320 @@
+"""The molecular graph as Uni-Mol2 reads it: per-atom and per-pair integer features of the heavy atoms.
+
+Offsets and category lists are those that the published weights were trained with (arXiv 2406.14969 and its
+reference implementation); the lists are those of the Open Graph Benchmark without the atomic number.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rdkit import Chem, rdBase
+
+from .errors import (
+    CoordinatesError,
+    EmptyMoleculeError,
+    MoleculeError,
+    MoleculeTypeError,
+    SanitizationError,
+    SmilesParseError,
+    UnsupportedAtomError,
+)
+
+IntArray = NDArray[np.int16]
+FloatArray = NDArray[np.float32]
+
+FEATURE_STRIDE = 16  # embedding rows reserved for each feature column
+NUM_ATOM_COLUMNS = 8
+NUM_BOND_COLUMNS = 3
+SECOND_ATOM_OFFSET = 128  # pair types: rows of the second atom start here
+UNREACHABLE_PATH = 509
+DROPPED_PATH = 511
+MAX_ATOMIC_NUMBER = 118
+
+_CHIRALITIES = (
+    Chem.ChiralType.CHI_UNSPECIFIED,
+    Chem.ChiralType.CHI_TETRAHEDRAL_CW,
+    Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
+    Chem.ChiralType.CHI_TRIGONALBIPYRAMIDAL,
+    Chem.ChiralType.CHI_OCTAHEDRAL,
+    Chem.ChiralType.CHI_SQUAREPLANAR,
+    Chem.ChiralType.CHI_OTHER,
+)
+_HYBRIDISATIONS = (
+    Chem.HybridizationType.SP,
+    Chem.HybridizationType.SP2,
+    Chem.HybridizationType.SP3,
+    Chem.HybridizationType.SP3D,
+    Chem.HybridizationType.SP3D2,
+)
+_BOND_TYPES = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
+_BOND_STEREOS = (
+    Chem.BondStereo.STEREONONE,
+    Chem.BondStereo.STEREOZ,
+    Chem.BondStereo.STEREOE,
+    Chem.BondStereo.STEREOCIS,
+    Chem.BondStereo.STEREOTRANS,
+    Chem.BondStereo.STEREOANY,
+)
+
+_CHIRALITY_INDEX = {tag: index for index, tag in enumerate(_CHIRALITIES)}
+_HYBRIDISATION_INDEX = {kind: index for index, kind in enumerate(_HYBRIDISATIONS)}
+_BOND_TYPE_INDEX = {kind: index for index, kind in enumerate(_BOND_TYPES)}
+_BOND_STEREO_INDEX = {kind: index for index, kind in enumerate(_BOND_STEREOS)}
+
+# The chirality list has no "misc": what it lacks (allene-like tags) is OTHER, where the reference crashes.
+_OTHER_CHIRALITY = len(_CHIRALITIES) - 1
+_MISC_HYBRIDISATION = len(_HYBRIDISATIONS)
+_MISC_BOND_TYPE = len(_BOND_TYPES)
+# The stereo list has no "misc" either; an atropisomer's tag is read as "some stereo, unknown which".
+_ANY_STEREO = len(_BOND_STEREOS) - 1
+
+_MAX_DEGREE, _MAX_CHARGE, _MAX_HYDROGENS, _MAX_RADICALS = 10, 5, 8, 4
+
+_ATOM_OFFSETS = np.arange(NUM_ATOM_COLUMNS, dtype=np.int16) * FEATURE_STRIDE + 3
+_BOND_OFFSETS = np.arange(NUM_BOND_COLUMNS, dtype=np.int16) * FEATURE_STRIDE + 4
+_NO_BOND = 2
+
+_BOND_ORDERS = {
+    1.0: Chem.BondType.SINGLE,
+    1.5: Chem.BondType.AROMATIC,
+    2.0: Chem.BondType.DOUBLE,
+    3.0: Chem.BondType.TRIPLE,
+}
+
+
+def parse_smiles(smiles: str) -> Chem.Mol:
+    """Read a SMILES string into a sanitised RDKit molecule.
+
+    Raises:
+        MoleculeTypeError: `smiles` is not a string.
+        EmptyMoleculeError: it is empty or blank.
+        SmilesParseError: RDKit cannot read it.
+        SanitizationError: it reads, but a valence or an aromatic ring is impossible.
+    """
+    if not isinstance(smiles, str):
+        raise MoleculeTypeError(f"a SMILES string is needed, not {type(smiles).__name__}", smiles)
+    if not smiles.strip():
+        raise EmptyMoleculeError("the SMILES is empty; give at least one heavy atom", smiles)
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles.strip())
+        if molecule is None:
+            raise _diagnose_smiles(smiles.strip())
+    return molecule
+
+
+def _diagnose_smiles(smiles: str) -> MoleculeError:
+    unsanitised = Chem.MolFromSmiles(smiles, sanitize=False)
+    if unsanitised is None:
+        reason = "RDKit cannot read it as SMILES; check brackets, ring closures and branches"
+        return SmilesParseError(reason, smiles)
+    problems = [problem.Message() for problem in Chem.DetectChemistryProblems(unsanitised)]
+    detail = "; ".join(problems) or "sanitisation failed"
+    return SanitizationError(f"chemically impossible: {detail}; check valences, charges and aromatic rings", smiles)
+
+
+def remove_hydrogens(molecule: Chem.Mol) -> Chem.Mol:
+    """The molecule's heavy atoms, in order, conformers kept; every hydrogen goes, isotopes and ions too.
+
+    Raises:
+        SanitizationError: RDKit cannot sanitise what remains.
+        EmptyMoleculeError: nothing remains.
+        UnsupportedAtomError: a wildcard atom remains.
+    """
+    with rdBase.BlockLogs():
+        try:
+            heavy = Chem.RemoveAllHs(molecule)
+        except Chem.MolSanitizeException as error:
+            raise SanitizationError(f"chemically impossible: {error}; sanitise the molecule first") from error
+    check_atoms([atom.GetAtomicNum() for atom in heavy.GetAtoms()])
+    return heavy
+
+
+def check_atoms(atomic_numbers: Sequence[int]) -> None:
+    """Raise `EmptyMoleculeError` without heavy atoms, `UnsupportedAtomError` for what is no element."""
+    if not any(number != 1 for number in atomic_numbers):
+        raise EmptyMoleculeError("no heavy atom; Uni-Mol2 reads heavy atoms only and drops every hydrogen")
+    for position, number in enumerate(atomic_numbers):
+        if not 1 <= number <= MAX_ATOMIC_NUMBER:
+            reason = (
+                f"atom {position} has atomic number {number}, which is no element (1..{MAX_ATOMIC_NUMBER}); "
+                "replace wildcard and attachment-point atoms"
+            )
+            raise UnsupportedAtomError(reason)
+
+
+def molecule_from_arrays(
+    atomic_numbers: NDArray[np.int64],
+    coordinates: NDArray[np.float64],
+    bonds: Sequence[Sequence[Any]],
+    formal_charges: Sequence[int] | None = None,
+) -> Chem.Mol:
+    """Build a sanitised RDKit molecule with one conformer from arrays.
+
+    Where the arrays hold hydrogens they are taken as complete; where they hold none, RDKit fills valences with implicit
+    hydrogens. Tetrahedral and double-bond stereo is read off 3D coordinates.
+
+    Args:
+        atomic_numbers: (n,).
+        coordinates: (n, 3), angstrom.
+        bonds: rows of (first atom, second atom, order) with order 1, 1.5 (aromatic), 2 or 3.
+        formal_charges: (n,), in elementary charges; zero where not given.
+
+    Raises:
+        MoleculeError: a bond names an atom or an order that does not exist.
+        SanitizationError: valences do not work out (a charge may be missing).
+    """
+    editable = Chem.RWMol()
+    hydrogens_given = bool((atomic_numbers == 1).any())
+    charges = [0] * len(atomic_numbers) if formal_charges is None else [int(charge) for charge in formal_charges]
+    if len(charges) != len(atomic_numbers):
+        raise MoleculeError(f"{len(charges)} formal charges for {len(atomic_numbers)} atoms; give one per atom")
+    for number, charge in zip(atomic_numbers, charges, strict=True):
+        atom = Chem.Atom(int(number))
+        atom.SetFormalCharge(charge)
+        atom.SetNoImplicit(hydrogens_given)
+        editable.AddAtom(atom)
+    for bond in bonds:
+        _add_bond(editable, bond)
+    conformer = Chem.Conformer(len(atomic_numbers))
+    conformer.SetPositions(np.ascontiguousarray(coordinates, dtype=np.float64))
+    editable.AddConformer(conformer)
+    return _sanitise_with_stereo(editable.GetMol())
+
+
+def _add_bond(molecule: Chem.RWMol, bond: Sequence[Any]) -> None:
+    if len(bond) != 3:
+        raise MoleculeError(f"bond {tuple(bond)} needs (first atom, second atom, order)")
+    first, second = int(bond[0]), int(bond[1])
+    order = _BOND_ORDERS.get(float(bond[2]))
+    if order is None:
+        raise MoleculeError(f"bond {tuple(bond)} has order {bond[2]}; use 1, 1.5 (aromatic), 2 or 3")
+    count = molecule.GetNumAtoms()
+    if first == second or not (0 <= first < count and 0 <= second < count):
+        raise MoleculeError(f"bond {tuple(bond)} does not join two of the atoms 0..{count - 1}")
+    if molecule.GetBondBetweenAtoms(first, second) is not None:
+        raise MoleculeError(f"atoms {first} and {second} are bonded twice; list each bond once")
+    molecule.AddBond(first, second, order)
+    if order == Chem.BondType.AROMATIC:
+        for index in (first, second):
+            molecule.GetAtomWithIdx(index).SetIsAromatic(True)
+        molecule.GetBondBetweenAtoms(first, second).SetIsAromatic(True)
+
+
+def _sanitise_with_stereo(molecule: Chem.Mol) -> Chem.Mol:
+    with rdBase.BlockLogs():
+        try:
+            Chem.SanitizeMol(molecule)
+        except Chem.MolSanitizeException as error:
+            reason = f"chemically impossible: {error}; check bond orders, or give the atoms' formal charges"
+            raise SanitizationError(reason) from error
+        if is_three_dimensional(molecule.GetConformer().GetPositions()):
+            Chem.AssignStereochemistryFrom3D(molecule)
+    return molecule
+
+
+def is_three_dimensional(coordinates: NDArray[np.floating[Any]]) -> bool:
+    """Whether any atom leaves the xy plane; a planar molecule drawn in that plane counts as 2D."""
+    return bool(np.abs(coordinates[:, 2] - coordinates[0, 2]).max() > 1e-6)
+
+
+def center_coordinates(coordinates: NDArray[np.floating[Any]]) -> FloatArray:
+    """Coordinates (n, 3) in angstrom as float32 with their mean at the origin.
+
+    Raises:
+        CoordinatesError: a value is not finite, or several atoms all lie in one point.
+    """
+    if not np.isfinite(coordinates).all():
+        raise CoordinatesError("coordinates hold NaN or infinite values; give finite positions in angstrom")
+    centred = (coordinates - coordinates.mean(axis=0)).astype(np.float32)
+    if len(centred) > 1 and not np.ptp(coordinates, axis=0).any():
+        raise CoordinatesError("all atoms lie in one point; the conformer was never computed")
+    return centred
+
+
+def graph_features(molecule: Chem.Mol) -> dict[str, IntArray]:
+    """Integer features of a molecule without hydrogens (see `remove_hydrogens`), n atoms.
+
+    Returns:
+        `atom_features` (n, 8), `degrees` (n,), `edge_features` (n, n, 3), `shortest_paths` (n, n) in bonds plus one,
+        `pair_types` (n, n, 2); all int16, with the offsets of the published embedding tables.
+    """
+    atom_features = _atom_features(molecule)
+    edge_features, degrees = _edge_features(molecule)
+    paths = Chem.GetDistanceMatrix(molecule)
+    shortest_paths = np.where(paths > UNREACHABLE_PATH, UNREACHABLE_PATH, paths).astype(np.int16) + np.int16(1)
+    return {
+        "atom_features": atom_features,
+        "degrees": degrees,
+        "edge_features": edge_features,
+        "shortest_paths": shortest_paths,
+        "pair_types": pair_types(atom_features),
+    }
+
+
+def dropped_graph_features(num_atoms: int) -> dict[str, IntArray]:
+    """The features that stand for "no graph known", as pretraining uses them for half of its samples (section 3)."""
+    atom_features = np.ones((num_atoms, NUM_ATOM_COLUMNS), dtype=np.int16)
+    return {
+        "atom_features": atom_features,
+        "degrees": np.ones(num_atoms, dtype=np.int16),
+        "edge_features": np.ones((num_atoms, num_atoms, NUM_BOND_COLUMNS), dtype=np.int16),
+        "shortest_paths": np.full((num_atoms, num_atoms), DROPPED_PATH, dtype=np.int16),
+        "pair_types": pair_types(atom_features),
+    }
+
+
+def pair_types(atom_features: IntArray) -> IntArray:
+    """Ordered pair types (n, n, 2) from the first feature column.
+
+    That column is the chirality, not the element: a quirk of the reference that the published weights depend on.
+    """
+    first_column = atom_features[:, 0]
+    count = len(first_column)
+    types = np.empty((count, count, 2), dtype=np.int16)
+    types[..., 0] = first_column[:, None] + 1
+    types[..., 1] = first_column[None, :] + 1 + SECOND_ATOM_OFFSET
+    return types
+
+
+def _atom_features(molecule: Chem.Mol) -> IntArray:
+    rows = [_atom_indices(atom) for atom in molecule.GetAtoms()]
+    features: IntArray = np.array(rows, dtype=np.int16) + _ATOM_OFFSETS
+    return features
+
+
+def _atom_indices(atom: Chem.Atom) -> tuple[int, ...]:
+    charge = atom.GetFormalCharge()
+    return (
+        _CHIRALITY_INDEX.get(atom.GetChiralTag(), _OTHER_CHIRALITY),
+        min(atom.GetTotalDegree(), _MAX_DEGREE + 1),
+        charge + _MAX_CHARGE if abs(charge) <= _MAX_CHARGE else 2 * _MAX_CHARGE + 1,
+        min(atom.GetTotalNumHs(), _MAX_HYDROGENS + 1),
+        min(atom.GetNumRadicalElectrons(), _MAX_RADICALS + 1),
+        _HYBRIDISATION_INDEX.get(atom.GetHybridization(), _MISC_HYBRIDISATION),
+        int(atom.GetIsAromatic()),
+        int(atom.IsInRing()),
+    )
+
+
+def _edge_features(molecule: Chem.Mol) -> tuple[IntArray, IntArray]:
+    count = molecule.GetNumAtoms()
+    edges = np.full((count, count, NUM_BOND_COLUMNS), _NO_BOND, dtype=np.int16)
+    degrees = np.full(count, 2, dtype=np.int16)
+    bonds = list(molecule.GetBonds())
+    if bonds:
+        first, second = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]).T
+        values = np.array([_bond_indices(bond) for bond in bonds], dtype=np.int16) + _BOND_OFFSETS
+        edges[first, second] = values
+        edges[second, first] = values
+        degrees += np.bincount(np.concatenate((first, second)), minlength=count).astype(np.int16)
+    return edges, degrees
+
+
+def _bond_indices(bond: Chem.Bond) -> tuple[int, int, int]:
+    return (
+        _BOND_TYPE_INDEX.get(bond.GetBondType(), _MISC_BOND_TYPE),
+        _BOND_STEREO_INDEX.get(bond.GetStereo(), _ANY_STEREO),
+        int(bond.GetIsConjugated()),
+    )
