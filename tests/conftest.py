@@ -1,0 +1,90 @@
+"""Shared fixtures. Nothing here reaches the network, and nothing outside the repository is read."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from convert_unimol2_to_hf import ReferenceCheckpoint, convert_checkpoint, load_reference_checkpoint
+from safetensors.torch import load_file
+
+from unimol2_hf import (
+    UniMol2Config,
+    UniMol2FeatureExtractor,
+    UniMol2ForPreTraining,
+    UniMol2ForPropertyRegression,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# Mixed in size, charge, ring systems, fragments and stereo; what invariance is tested on.
+MIXED_SMILES = (GOLDEN.parent / "data" / "mixed_64.smi").read_text().split()
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, torch.Tensor]:
+    """Outputs of the reference for the tiny checkpoint."""
+    return load_file(GOLDEN / "tiny_outputs.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_info() -> dict[str, Any]:
+    info: dict[str, Any] = json.loads((GOLDEN / "tiny.json").read_text())
+    return info
+
+
+@pytest.fixture(scope="session")
+def extractor() -> UniMol2FeatureExtractor:
+    return UniMol2FeatureExtractor()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> ReferenceCheckpoint:
+    return load_reference_checkpoint(GOLDEN / "tiny_checkpoint.pt")
+
+
+@pytest.fixture
+def pretraining_model() -> UniMol2ForPreTraining:
+    """The tiny checkpoint with its pretraining heads, in eval mode."""
+    checkpoint = load_reference_checkpoint(GOLDEN / "tiny_checkpoint.pt", ignore_head=True)
+    model = convert_checkpoint(checkpoint)
+    assert isinstance(model, UniMol2ForPreTraining)
+    return model
+
+
+@pytest.fixture
+def property_model(tiny_checkpoint: ReferenceCheckpoint) -> UniMol2ForPropertyRegression:
+    """The tiny checkpoint with its task head of three outputs, in eval mode."""
+    model = convert_checkpoint(tiny_checkpoint)
+    assert isinstance(model, UniMol2ForPropertyRegression)
+    return model
+
+
+@pytest.fixture
+def small_config() -> UniMol2Config:
+    """A model of a few thousand parameters with every kind of part."""
+    return UniMol2Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pair_hidden_size=16,
+        pair_inner_size=8,
+        num_labels=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def mixed_rows(extractor: UniMol2FeatureExtractor) -> list[dict[str, Any]]:
+    """Unpadded model inputs of 64 mixed molecules."""
+    return [next(iter(result.model_inputs())) for result in extractor.featurize(MIXED_SMILES)]
