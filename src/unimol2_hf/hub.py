@@ -1,6 +1,9 @@
-"""Registration with Transformers' Auto classes, and export of a model together with its code."""
+"""Registration with Transformers' Auto classes and pipelines, and export of a model together with its code."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -10,8 +13,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.pipelines import PIPELINE_REGISTRY
 
-from . import configuration_unimol2, feature_extraction_unimol2, modeling_unimol2
+from . import configuration_unimol2, feature_extraction_unimol2, modeling_unimol2, pipeline_unimol2
+
+EMBEDDING_TASK = "molecule-embedding"
+PROPERTY_TASK = "molecule-property-prediction"
 
 AUTO_MAP = {
     "AutoConfig": "configuration_unimol2.UniMol2Config",
@@ -20,15 +28,72 @@ AUTO_MAP = {
     "AutoModelForPreTraining": "modeling_unimol2.UniMol2ForPreTraining",
     "AutoModelForSequenceClassification": "modeling_unimol2.UniMol2ForPropertyRegression",
 }
+CUSTOM_PIPELINES = {
+    EMBEDDING_TASK: {"impl": "pipeline_unimol2.MoleculeEmbeddingPipeline", "pt": ["AutoModel"]},
+    PROPERTY_TASK: {
+        "impl": "pipeline_unimol2.MoleculePropertyPipeline",
+        "pt": ["AutoModelForSequenceClassification"],
+    },
+}
 
 
 def register() -> None:
-    """Make the Auto classes know Uni-Mol2; safe to call twice."""
+    """Make the Auto classes and `pipeline` know Uni-Mol2; safe to call twice."""
     config_class = configuration_unimol2.UniMol2Config
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoFeatureExtractor.register(config_class, feature_extraction_unimol2.UniMol2FeatureExtractor, exist_ok=True)
-    AutoModel.register(config_class, modeling_unimol2.UniMol2Model, exist_ok=True)
-    AutoModelForPreTraining.register(config_class, modeling_unimol2.UniMol2ForPreTraining, exist_ok=True)
-    AutoModelForSequenceClassification.register(
-        config_class, modeling_unimol2.UniMol2ForPropertyRegression, exist_ok=True
+    for auto_class, model_class in (
+        (AutoModel, modeling_unimol2.UniMol2Model),
+        (AutoModelForPreTraining, modeling_unimol2.UniMol2ForPreTraining),
+        (AutoModelForSequenceClassification, modeling_unimol2.UniMol2ForPropertyRegression),
+    ):
+        auto_class.register(config_class, model_class, exist_ok=True)
+    for task, pipeline_class, auto_class in (
+        (EMBEDDING_TASK, pipeline_unimol2.MoleculeEmbeddingPipeline, AutoModel),
+        (PROPERTY_TASK, pipeline_unimol2.MoleculePropertyPipeline, AutoModelForSequenceClassification),
+    ):
+        if task not in PIPELINE_REGISTRY.supported_tasks:
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=auto_class, type="multimodal")
+
+
+def export_with_code(
+    model: PreTrainedModel,
+    save_directory: str | Path,
+    feature_extractor: feature_extraction_unimol2.UniMol2FeatureExtractor | None = None,
+    **save_kwargs: Any,
+) -> Path:
+    """Write a folder that loads without this package, by `trust_remote_code=True`.
+
+    It holds weights, config, feature extractor and the few source files that define them, ready for the Hub.
+
+    Args:
+        model: any Uni-Mol2 model.
+        save_directory: folder to write; created if missing.
+        feature_extractor: saved beside the model; a default one if not given.
+        **save_kwargs: passed to `model.save_pretrained`, for example `max_shard_size`.
+    """
+    folder = Path(save_directory)
+    extractor = feature_extractor or feature_extraction_unimol2.UniMol2FeatureExtractor()
+    model.save_pretrained(folder, **save_kwargs)
+    extractor.save_pretrained(folder)
+    _update_json(folder / "config.json", auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
+    _update_json(
+        folder / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
     )
+    for source in _source_files():
+        shutil.copyfile(source, folder / source.name)
+    return folder
+
+
+def _source_files() -> list[Path]:
+    """The modules named in the maps above and, recursively, what they import from this package."""
+    package = Path(__file__).parent
+    named = [*AUTO_MAP.values(), *(str(entry["impl"]) for entry in CUSTOM_PIPELINES.values())]
+    roots = {package / f"{name.split('.')[0]}.py" for name in named}
+    imported = {Path(path) for root in roots for path in get_relative_import_files(root)}
+    return sorted(roots | imported)
+
+
+def _update_json(path: Path, **entries: Any) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | entries, indent=2, sort_keys=True) + "\n")

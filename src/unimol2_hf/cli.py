@@ -1,0 +1,96 @@
+"""The command line: `unimol2-hf finetune`, `unimol2-hf predict`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+
+from .errors import UniMol2Error
+
+Result = TypeVar("Result")
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, help="Uni-Mol2 for chemists.")
+
+SmilesColumn = Annotated[str, typer.Option(help="column with SMILES")]
+Workers = Annotated[int, typer.Option(help="processes for conformers", min=0)]
+BatchSize = Annotated[int, typer.Option(help="molecules in a batch", min=1)]
+
+
+def _or_exit(console: Console, work: Callable[[], Result]) -> Result:
+    """Run a command; what a user can mend is told in one line, without a traceback."""
+    try:
+        return work()
+    except UniMol2Error as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        raise typer.Exit(2) from error
+
+
+@app.command()
+def finetune(
+    data: Annotated[Path, typer.Argument(help="CSV with SMILES and labels; empty labels are missing")],
+    output_dir: Annotated[Path, typer.Option(help="folder for model, metrics, predictions and plot")],
+    targets: Annotated[str, typer.Option(help="label columns, comma-separated")],
+    smiles_column: SmilesColumn = "smiles",
+    model: Annotated[str, typer.Option(help="scale name (random weights), folder or Hub id")] = "nano",
+    split_column: Annotated[str | None, typer.Option(help="column with train, valid, test")] = None,
+    split_method: Annotated[str, typer.Option(help="scaffold or random, where there is no split column")] = "scaffold",
+    epochs: Annotated[int, typer.Option(min=1)] = 60,
+    batch_size: BatchSize = 32,
+    learning_rate: Annotated[float, typer.Option(min=0.0)] = 4e-4,
+    warmup: Annotated[float, typer.Option(help="share of all steps", min=0.0, max=0.99)] = 0.06,
+    weight_decay: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    patience: Annotated[int, typer.Option(help="epochs without progress before stopping; 0: never", min=0)] = 0,
+    loss: Annotated[str, typer.Option(help="smooth_l1, l1 or mse")] = "smooth_l1",
+    num_conformers: Annotated[int, typer.Option(help="3D conformers a molecule", min=0)] = 1,
+    include_2d: Annotated[bool, typer.Option(help="add the 2D depiction as a conformer")] = False,
+    max_atoms: Annotated[int, typer.Option(help="most heavy atoms of a molecule")] = 256,
+    seed: Annotated[int, typer.Option(help="of split, weights and batches")] = 0,
+    num_workers: Workers = 2,
+) -> None:
+    """Fine-tune on a table and report MAE, RMSE and R2 on a held-out part beside the predict-the-mean baseline."""
+    from .finetuning.finetune import FinetuneSettings
+    from .finetuning.finetune import finetune as run
+
+    console = Console()
+    settings = FinetuneSettings(
+        model=model,
+        smiles_column=smiles_column,
+        targets=tuple(name.strip() for name in targets.split(",") if name.strip()),
+        split_column=split_column,
+        split_method=split_method,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        patience=patience,
+        loss=loss,
+        num_conformers=num_conformers,
+        include_2d=include_2d,
+        max_atoms=max_atoms,
+        seed=seed,
+        num_workers=num_workers,
+    )
+    _or_exit(console, lambda: run(data, output_dir, settings, console))
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="folder that finetune wrote, or a Hub id")],
+    data: Annotated[Path, typer.Argument(help="CSV with SMILES")],
+    output: Annotated[Path, typer.Option(help="CSV to write: the input with predictions and errors added")],
+    smiles_column: SmilesColumn = "smiles",
+    batch_size: BatchSize = 32,
+    num_workers: Workers = 2,
+) -> None:
+    """Predict properties for every row of a table; a row that fails keeps its reason."""
+    from .finetuning.predict import predict as run
+
+    console = Console()
+    _or_exit(console, lambda: run(model, data, output, smiles_column, batch_size, num_workers, console))
+
+
+if __name__ == "__main__":
+    app()

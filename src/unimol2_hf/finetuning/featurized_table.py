@@ -1,0 +1,57 @@
+"""Featurised molecules as a dataset for the Trainer, and their progress bar."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import Dataset
+
+from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
+
+
+class FeaturizedDataset(Dataset[dict[str, Any]]):
+    """Unpadded model inputs with labels (n, targets).
+
+    A molecule with several conformers gives a random one at each access in training (the reference's practice; the
+    draw follows torch's seed), and its first one otherwise.
+    """
+
+    def __init__(
+        self, molecules: Sequence[FeaturizedMolecule], labels: NDArray[np.floating[Any]], random_conformers: bool
+    ) -> None:
+        if len(molecules) != len(labels):
+            raise ValueError(f"{len(molecules)} molecules but {len(labels)} rows of labels")
+        self.molecules = molecules
+        self.labels = labels.astype(np.float32)
+        self.random_conformers = random_conformers
+
+    def __len__(self) -> int:
+        return len(self.molecules)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        molecule = self.molecules[index]
+        count = len(molecule.conformers)
+        chosen = int(torch.randint(count, ())) if self.random_conformers and count > 1 else 0
+        coordinates = molecule.conformers[chosen].coordinates
+        return {**(molecule.features or {}), "coordinates": coordinates, "labels": self.labels[index]}
+
+
+def featurize_with_progress(
+    extractor: UniMol2FeatureExtractor,
+    smiles: Iterable[str],
+    total: int,
+    num_workers: int,
+    console: Console,
+) -> list[FeaturizedMolecule]:
+    """Featurise every row, bad ones included, under a progress bar."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        return list(
+            progress.track(
+                extractor.featurize(smiles, num_workers=num_workers), total=total, description="conformers"
+            )
+        )

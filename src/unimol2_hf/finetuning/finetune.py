@@ -1,0 +1,285 @@
+"""Fine-tune a Uni-Mol2 model on a table, with the Hugging Face Trainer."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments, set_seed
+
+from ..configuration_unimol2 import SCALES, UniMol2Config
+from ..data_collator import DataCollatorForUniMol2
+from ..errors import TableError
+from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
+from ..modeling_unimol2 import UniMol2ForPropertyRegression
+from ..pipeline_unimol2 import MoleculePropertyPipeline
+from .featurized_table import FeaturizedDataset, featurize_with_progress
+from .metrics import metrics_by_target, regression_metrics
+from .plots import save_parity_plot
+from .tables import TEST, TRAIN, UNUSED, VALID, LabelledTable, read_labelled_table
+
+FloatArray = NDArray[np.floating[Any]]
+
+PREPROCESSOR_FILE = "preprocessor_config.json"
+
+
+@dataclass
+class FinetuneSettings:
+    """Everything that decides a fine-tuning run; the defaults suit a small model and a few thousand molecules.
+
+    Attributes:
+        model: a scale name (random weights), a folder, or a Hub id.
+        smiles_column, targets, split_column: columns of the table.
+        split_method: "scaffold" or "random", where there is no split column.
+        epochs, batch_size, learning_rate, warmup: training length and rate; warmup is a share of all steps.
+        weight_decay: AdamW's.
+        patience: epochs without a better validation loss before training stops; 0 trains to the end.
+        loss: "smooth_l1", "l1" or "mse", on standardised labels.
+        num_conformers, include_2d: training draws one at random, evaluation takes the mean over all.
+        max_atoms: molecules with more heavy atoms are recorded as failed.
+        seed: of split, weights, batches and conformer draws.
+        num_workers: processes for conformers.
+    """
+
+    model: str = "nano"
+    smiles_column: str = "smiles"
+    targets: tuple[str, ...] = ()
+    split_column: str | None = None
+    split_method: str = "scaffold"
+    epochs: int = 60
+    batch_size: int = 32
+    learning_rate: float = 4e-4
+    warmup: float = 0.06
+    weight_decay: float = 0.0
+    patience: int = 0
+    loss: str = "smooth_l1"
+    num_conformers: int = 1
+    include_2d: bool = False
+    max_atoms: int = 256
+    seed: int = 0
+    num_workers: int = 2
+
+
+def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
+    """Fine-tune, evaluate on the held-out part, and write model, metrics, predictions, row report and parity plot.
+
+    Returns:
+        What `metrics.json` holds: `test` and `valid` metrics by target, and the counts of rows.
+
+    Raises:
+        TableError: the table cannot be used (see `read_labelled_table`), or every molecule of a part failed.
+    """
+    table = read_labelled_table(
+        data, settings.smiles_column, settings.targets, settings.split_column, settings.split_method, settings.seed
+    )
+    set_seed(settings.seed)
+    extractor = load_feature_extractor(settings)
+    molecules = featurize_with_progress(extractor, table.smiles, len(table.smiles), settings.num_workers, console)
+    _exclude_failed(table, molecules)
+    means, stds = _label_statistics(table)
+    model = load_model(settings, means, stds)
+    trainer = _make_trainer(model, extractor, table, molecules, settings, output_dir)
+    trainer.train()
+    trainer.save_model(str(output_dir))
+    predictions = _predict_all(model, extractor, molecules, settings.batch_size)
+    report = _evaluate(table, molecules, predictions, means)
+    _write_outputs(output_dir, table, molecules, predictions, report)
+    (output_dir / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    print_report(console, report, output_dir)
+    return report
+
+
+def load_feature_extractor(settings: FinetuneSettings) -> UniMol2FeatureExtractor:
+    """The model folder's own feature extractor where it has one, with this run's conformer settings."""
+    conformers = {"num_conformers": settings.num_conformers, "include_2d": settings.include_2d}
+    if settings.model.lower() in SCALES or not _has_extractor(settings.model):
+        return UniMol2FeatureExtractor(max_atoms=settings.max_atoms, **conformers)
+    return UniMol2FeatureExtractor.from_pretrained(settings.model, max_atoms=settings.max_atoms, **conformers)
+
+
+def _has_extractor(model: str) -> bool:
+    return not Path(model).is_dir() or (Path(model) / PREPROCESSOR_FILE).is_file()
+
+
+def load_model(settings: FinetuneSettings, means: list[float], stds: list[float]) -> UniMol2ForPropertyRegression:
+    """A regression model for the targets: from scratch for a scale name, else from pretrained weights."""
+    id2label = dict(enumerate(settings.targets))
+    overrides: dict[str, Any] = {
+        "id2label": id2label,
+        "label2id": {name: number for number, name in id2label.items()},
+        "label_mean": means,
+        "label_std": stds,
+        "loss_function": settings.loss,
+    }
+    if settings.model.lower() in SCALES:
+        return UniMol2ForPropertyRegression(UniMol2Config.from_scale(settings.model, **overrides))
+    config = UniMol2Config.from_pretrained(settings.model, **overrides)
+    return UniMol2ForPropertyRegression.from_pretrained(settings.model, config=config, ignore_mismatched_sizes=True)
+
+
+def _exclude_failed(table: LabelledTable, molecules: list[FeaturizedMolecule]) -> None:
+    """A molecule without features leaves its split; the row report keeps it."""
+    failed = np.array([molecule.error is not None for molecule in molecules])
+    table.split[failed] = UNUSED
+    for part in (TRAIN, VALID, TEST):
+        if not len(table.rows_of(part)):
+            reasons = sorted({str(molecule.error.reason) for molecule in molecules if molecule.error is not None})
+            raise TableError(f"no usable molecule is left in the {part} part; failures: {'; '.join(reasons[:3])}")
+
+
+def _label_statistics(table: LabelledTable) -> tuple[list[float], list[float]]:
+    labels = table.labels[table.rows_of(TRAIN)]
+    means, stds = np.nanmean(labels, axis=0), np.nanstd(labels, axis=0)
+    if not (stds > 0).all():
+        constant = [target for target, std in zip(table.targets, stds, strict=True) if not std > 0]
+        raise TableError(f"target {', '.join(constant)} is constant over the usable training molecules")
+    return means.tolist(), stds.tolist()
+
+
+def _make_trainer(
+    model: UniMol2ForPropertyRegression,
+    extractor: UniMol2FeatureExtractor,
+    table: LabelledTable,
+    molecules: list[FeaturizedMolecule],
+    settings: FinetuneSettings,
+    output_dir: Path,
+) -> Trainer:
+    def dataset(part: str) -> FeaturizedDataset:
+        rows = table.rows_of(part)
+        return FeaturizedDataset([molecules[row] for row in rows], table.labels[rows], part == TRAIN)
+
+    stds = np.array(model.config.label_std)
+    callbacks = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
+    return Trainer(
+        model=model,
+        args=training_arguments(settings, output_dir),
+        train_dataset=dataset(TRAIN),
+        eval_dataset=dataset(VALID),
+        data_collator=DataCollatorForUniMol2(extractor),
+        processing_class=extractor,
+        compute_metrics=lambda prediction: _validation_metrics(prediction, table.targets, stds),
+        callbacks=callbacks,
+    )
+
+
+def training_arguments(settings: FinetuneSettings, output_dir: Path) -> TrainingArguments:
+    """The reference's fine-tuning recipe: Adam(0.9, 0.99, 1e-6), clip 1, linear decay, the best epoch kept."""
+    return TrainingArguments(
+        output_dir=str(output_dir / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type="linear",
+        weight_decay=settings.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=0.99,
+        adam_epsilon=1e-6,
+        max_grad_norm=1.0,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_score",
+        greater_is_better=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        seed=settings.seed,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )
+
+
+def _validation_metrics(prediction: EvalPrediction, targets: list[str], stds: FloatArray) -> dict[str, float]:
+    """MAE of each target, and `score`: their mean in units of the training labels' standard deviation."""
+    predictions = prediction.predictions
+    values = np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
+    references = np.asarray(prediction.label_ids)
+    errors = [regression_metrics(values[:, n], references[:, n])["mae"] for n in range(len(targets))]
+    metrics = {f"mae_{target}": error for target, error in zip(targets, errors, strict=True) if error is not None}
+    scaled = [error / std for error, std in zip(errors, stds, strict=True) if error is not None]
+    return {**metrics, "score": float(np.mean(scaled))}
+
+
+def _predict_all(
+    model: UniMol2ForPropertyRegression,
+    extractor: UniMol2FeatureExtractor,
+    molecules: list[FeaturizedMolecule],
+    batch_size: int,
+) -> FloatArray:
+    """Predictions (n, targets) in the labels' units, mean over conformers, NaN for failed molecules."""
+    pipeline = MoleculePropertyPipeline(model=model.eval(), feature_extractor=extractor, device=model.device)
+    targets = model.config.target_names
+    values = np.full((len(molecules), len(targets)), np.nan)
+    for row, result in enumerate(pipeline.run_featurized(molecules, batch_size)):
+        if result["predictions"] is not None:
+            values[row] = [result["predictions"][target] for target in targets]
+    return values
+
+
+def _evaluate(
+    table: LabelledTable, molecules: list[FeaturizedMolecule], predictions: FloatArray, means: list[float]
+) -> dict[str, Any]:
+    parts = {part: table.rows_of(part) for part in (VALID, TEST)}
+    metrics = {
+        part: metrics_by_target(predictions[rows], table.labels[rows], table.targets, means)
+        for part, rows in parts.items()
+    }
+    failed = [molecule for molecule in molecules if molecule.error is not None]
+    flat = [molecule for molecule in molecules if any(not c.provenance.is_3d for c in molecule.conformers)]
+    rows = {part: len(table.rows_of(part)) for part in (TRAIN, VALID, TEST)}
+    return {**metrics, "rows": {**rows, "all": len(molecules), "failed": len(failed), "with_flat_conformer": len(flat)}}
+
+
+def _write_outputs(
+    output_dir: Path,
+    table: LabelledTable,
+    molecules: list[FeaturizedMolecule],
+    predictions: FloatArray,
+    report: dict[str, Any],
+) -> None:
+    (output_dir / "metrics.json").write_text(json.dumps(report, indent=2))
+    _row_report(table, molecules, predictions).to_csv(output_dir / "rows.csv", index=False)
+    rows = table.rows_of(TEST)
+    save_parity_plot(predictions[rows], table.labels[rows], report[TEST], output_dir / "parity.png")
+
+
+def _row_report(
+    table: LabelledTable, molecules: list[FeaturizedMolecule], predictions: FloatArray
+) -> pd.DataFrame:
+    """One line for every row of the input: its split, predictions, conformer, and why it failed or was not used."""
+    columns: dict[str, Any] = {"smiles": table.smiles, "split": table.split}
+    for number, target in enumerate(table.targets):
+        columns[target] = table.labels[:, number]
+        columns[f"predicted_{target}"] = predictions[:, number]
+    columns["conformer"] = [conformer_summary(molecule) for molecule in molecules]
+    columns["error"] = ["" if molecule.error is None else molecule.error.reason for molecule in molecules]
+    columns["note"] = table.notes
+    return pd.DataFrame(columns)
+
+
+def conformer_summary(molecule: FeaturizedMolecule) -> str:
+    """The methods by which a molecule's conformers came about, in order, each once."""
+    return "+".join(dict.fromkeys(conformer.provenance.method for conformer in molecule.conformers))
+
+
+def print_report(console: Console, report: dict[str, Any], output_dir: Path) -> None:
+    """Test metrics as a table, and the count of rows that failed."""
+    table = Table("target", "n", "MAE", "RMSE", "R2", "MAE of the mean", title="held-out test part")
+    for target, metrics in report[TEST].items():
+        numbers = (metrics[name] for name in ("mae", "rmse", "r2", "baseline_mae"))
+        table.add_row(target, str(metrics["count"]), *("-" if value is None else f"{value:.3f}" for value in numbers))
+    console.print(table)
+    rows = report["rows"]
+    console.print(
+        f"{rows['failed']} of {rows['all']} rows failed, {rows['with_flat_conformer']} have a flat conformer; "
+        f"see rows.csv, metrics.json and parity.png in {output_dir}"
+    )
