@@ -80,8 +80,8 @@ class UniMol2Config(PreTrainedConfig):
     pad_token_id: int | None = 0
     mask_token_id: int = 127
     length_normalizer: Literal["molecule", "padded"] = "molecule"
-    label_mean: list[float] | list[int] | None = None
-    label_std: list[float] | list[int] | None = None
+    label_mean: list[float | int] | None = None
+    label_std: list[float | int] | None = None
     loss_function: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
     head_type: Literal["mlp", "linear"] = "mlp"
 

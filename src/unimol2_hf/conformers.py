@@ -23,6 +23,7 @@ TWO_DIMENSIONAL = "2d"
 
 FORCE_FIELD = "MMFF94"
 TIMED_OUT = "embedding timed out"
+ATOMS_COINCIDE = "all atoms in one point"
 RETRY_SEED_STEP = 10_000  # far from the seeds of a molecule's other conformers
 RANDOM_COORDINATES_ITERATIONS = 50
 
@@ -57,7 +58,7 @@ class ConformerProvenance:
 
     Attributes:
         method: "given", "etkdg" (the reference's call), "etkdg-other-seed", "etkdg-random-coordinates" or "2d".
-        is_3d: whether any atom leaves the xy plane.
+        is_3d: true for an embedded conformer; for given coordinates, whether any atom leaves the xy plane.
         seed: the random seed that worked; `None` for given and 2D coordinates.
         force_field: "MMFF94" where the conformer was relaxed with it, else `None`.
         force_field_converged: whether it converged within RDKit's 200 iterations; `None` where it was not run.
@@ -161,8 +162,14 @@ def _embed(with_hydrogens: Chem.Mol, method: str, seed: int, timeout: int) -> st
     except (RuntimeError, ValueError) as error:
         return str(error).strip().splitlines()[0]
     if embedded:
-        return None
+        return ATOMS_COINCIDE if _atoms_coincide(with_hydrogens) else None
     return TIMED_OUT if time.monotonic() - start >= timeout else "embedding failed"
+
+
+def _atoms_coincide(molecule: Chem.Mol) -> bool:
+    """RDKit embeds fragments apart and may leave lone ions all in one point."""
+    positions = remove_hydrogens(molecule).GetConformer().GetPositions()
+    return len(positions) > 1 and not np.ptp(positions, axis=0).any()
 
 
 def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Conformer:
@@ -173,7 +180,7 @@ def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Confo
     coordinates = remove_hydrogens(with_hydrogens).GetConformer().GetPositions()
     provenance = ConformerProvenance(
         method=method,
-        is_3d=is_three_dimensional(coordinates),
+        is_3d=True,
         seed=seed,
         force_field=FORCE_FIELD if has_force_field else None,
         force_field_converged=status == 0 if has_force_field else None,

@@ -189,6 +189,7 @@ def training_arguments(settings: FinetuneSettings, output_dir: Path) -> Training
         load_best_model_at_end=True,
         metric_for_best_model="eval_score",
         greater_is_better=False,
+        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         label_names=["labels"],
         report_to="none",

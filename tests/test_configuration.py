@@ -1,0 +1,104 @@
+"""UniMol2Config: strict, named scales, exact round trips."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
+
+from unimol2_hf import UniMol2Config
+from unimol2_hf.configuration_unimol2 import SCALES
+
+PUBLISHED = {"42m": (6, 768), "84m": (12, 768), "164m": (24, 768), "310m": (32, 1024), "570m": (32, 1536), "1.1b": (64, 1536)}
+
+
+@pytest.mark.parametrize("scale", PUBLISHED)
+def test_published_scales_follow_table_2(scale: str) -> None:
+    config = UniMol2Config.from_scale(scale.upper())
+    assert (config.num_hidden_layers, config.hidden_size) == PUBLISHED[scale]
+    assert config.head_dim == 16
+    assert (config.pair_hidden_size, config.pair_inner_size) == (512, 64)
+    assert config.intermediate_size == config.hidden_size
+    dropouts = (
+        config.hidden_dropout_prob,
+        config.attention_probs_dropout_prob,
+        config.activation_dropout_prob,
+        config.pair_dropout_prob,
+        config.pooler_dropout_prob,
+    )
+    assert dropouts == (0.1, 0.1, 0.0, 0.25, 0.0)
+
+
+def test_from_scale_overrides_single_fields() -> None:
+    config = UniMol2Config.from_scale("nano", hidden_size=64, num_labels=3)
+    assert (config.hidden_size, config.num_attention_heads, config.num_labels) == (64, 4, 3)
+
+
+@pytest.mark.parametrize("num_labels", [None, 1, 2, 3, 12])
+def test_number_of_targets_survives_saving(num_labels: int | None, tmp_path: Path) -> None:
+    # The base class leaves two labels out of the file; a default of one must not change them on loading.
+    config = UniMol2Config.from_scale("micro", **({} if num_labels is None else {"num_labels": num_labels}))
+    config.save_pretrained(tmp_path)
+    reloaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(reloaded) is UniMol2Config
+    assert reloaded.num_labels == (num_labels or 1)
+    assert {**reloaded.to_dict(), "_name_or_path": ""} == config.to_dict()
+
+
+def test_every_field_survives_saving(tmp_path: Path) -> None:
+    config = UniMol2Config(
+        hidden_size=48,
+        num_attention_heads=3,
+        intermediate_size=96,
+        pair_hidden_size=20,
+        pair_inner_size=5,
+        hidden_dropout_prob=0,
+        pair_dropout_prob=0.5,
+        num_gaussians=16,
+        gaussian_max_angstrom=12,
+        length_normalizer="padded",
+        id2label={0: "logS", 1: "logD"},
+        label_mean=[1.5, -2.0],
+        label_std=[0.5, 3],
+        loss_function="l1",
+        head_type="linear",
+    )
+    config.save_pretrained(tmp_path)
+    reloaded = UniMol2Config.from_pretrained(tmp_path)
+    assert {**reloaded.to_dict(), "_name_or_path": ""} == config.to_dict()
+    assert reloaded.target_names == ["logS", "logD"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": 100, "num_attention_heads": 48}, r"hidden_size \(100\).*num_attention_heads \(48\)"),
+        ({"hidden_size": "768"}, "hidden_size.*expected int, got str"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, not 0"),
+        ({"pair_inner_size": -1}, "pair_inner_size must be at least 1, not -1"),
+        ({"num_gaussians": 1}, "num_gaussians must be at least 2"),
+        ({"pair_dropout_prob": 1.0}, r"pair_dropout_prob must lie in \[0, 1\), not 1.0"),
+        ({"length_normalizer": "batch"}, "padded.*batch"),
+        ({"loss_function": "huber"}, "huber"),
+        ({"mask_token_id": 128}, r"mask_token_id \(128\).*vocab_size \(128\)"),
+        ({"label_mean": [1.0, 2.0]}, "label_mean has 2 values for 1 targets"),
+        ({"label_std": [0.0]}, "label_std must be positive"),
+    ],
+)
+def test_impossible_settings_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(StrictDataclassError, match=f"(?s){message}"):
+        UniMol2Config(**fields)
+
+
+def test_wrong_types_are_refused_on_assignment() -> None:
+    config = UniMol2Config()
+    with pytest.raises(StrictDataclassError, match="num_attention_heads"):
+        config.num_attention_heads = "many"  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("scale", ["2b", "", 84, None])
+def test_unknown_scale_is_named(scale: Any) -> None:
+    with pytest.raises(ValueError, match=f"unknown scale {scale!r}.*84m") as error:
+        UniMol2Config.from_scale(scale)
+    assert all(name in str(error.value) for name in SCALES)

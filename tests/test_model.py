@@ -1,0 +1,358 @@
+"""Properties of the model: one answer in every batch and pose, and equality of its fast forms with plain ones."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import MIXED_SMILES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import relative_difference, with_materialised_outer_product
+from rdkit import Chem
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from unimol2_hf import (
+    UniMol2Config,
+    UniMol2FeatureExtractor,
+    UniMol2ForPreTraining,
+    UniMol2ForPropertyRegression,
+    UniMol2Model,
+)
+from unimol2_hf.modeling_unimol2 import regression_loss
+
+Rows = list[dict[str, Any]]
+Answer = dict[str, Tensor]
+
+
+@torch.no_grad()
+def answers(model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor, rows: Sequence[Any]) -> list[Answer]:
+    """CLS, atoms, pairs and predictions of each row, without padding."""
+    batch = extractor.pad(rows)
+    encoded = model.unimol2(**batch)
+    predictions = model(**batch).logits
+    return [
+        {
+            "cls": encoded.pooler_output[row],
+            "atoms": encoded.last_hidden_state[row, 1 : n + 1],
+            "pairs": encoded.pair_hidden_state[row, : n + 1, : n + 1],
+            "predictions": predictions[row],
+        }
+        for row, n in enumerate(len(entry["input_ids"]) for entry in rows)
+    ]
+
+
+def assert_same(actual: Answer, expected: Answer, tolerance: float) -> None:
+    for name, tensor in expected.items():
+        assert relative_difference(actual[name], tensor) <= tolerance, name
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_molecules_do_not_move_with_their_batch(
+    attention: str,
+    property_model: UniMol2ForPropertyRegression,
+    extractor: UniMol2FeatureExtractor,
+    mixed_rows: Rows,
+) -> None:
+    property_model.set_attn_implementation(attention)
+    assert len(mixed_rows) == 64
+    alone = [answers(property_model, extractor, [row])[0] for row in mixed_rows]
+    together = answers(property_model, extractor, mixed_rows)
+    order = np.random.default_rng(0).permutation(64)
+    shuffled = answers(property_model, extractor, [mixed_rows[index] for index in order])
+    for index in range(64):
+        assert_same(together[index], alone[index], 1e-5)
+    for position, index in enumerate(order):
+        assert_same(shuffled[position], alone[index], 1e-5)
+
+
+def test_padded_normaliser_does_move_with_the_batch(
+    property_model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+) -> None:
+    # The reference's behaviour, on request only: this shows that the test above can fail.
+    property_model.config.length_normalizer = "padded"
+    alone = answers(property_model, extractor, mixed_rows[:1])[0]
+    together = answers(property_model, extractor, mixed_rows)[0]
+    assert relative_difference(together["cls"], alone["cls"]) > 1e-4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_do_not_move_with_the_pose(
+    seed: int, property_model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+) -> None:
+    rotation = Rotation.random(random_state=seed).as_matrix().astype(np.float32)
+    shift = np.random.default_rng(seed).normal(scale=10, size=3).astype(np.float32)
+    moved = [{**row, "coordinates": row["coordinates"] @ rotation.T + shift} for row in mixed_rows]
+    still = answers(property_model, extractor, mixed_rows)
+    for actual, expected in zip(answers(property_model, extractor, moved), still, strict=True):
+        assert_same(actual, expected, 1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_predicted_coordinates_move_with_the_pose(
+    seed: int, pretraining_model: UniMol2ForPreTraining, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+) -> None:
+    rotation = torch.from_numpy(Rotation.random(random_state=seed).as_matrix()).float()
+    shift = torch.randn(3) * 10
+    batch = extractor.pad(mixed_rows)
+    moved = {**batch, "coordinates": batch["coordinates"] @ rotation.T + shift}
+    with torch.no_grad():
+        still, turned = pretraining_model(**batch), pretraining_model(**moved)
+    atoms = batch["attention_mask"].bool()
+    expected = still.predicted_coordinates @ rotation.T + shift
+    assert relative_difference(turned.predicted_coordinates[atoms], expected[atoms]) <= 1e-4
+    assert relative_difference(turned.token_logits[atoms], still.token_logits[atoms]) <= 1e-4
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_answers_move_with_the_atom_order(data: st.DataObject) -> None:
+    extractor = UniMol2FeatureExtractor()
+    config = UniMol2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, pair_hidden_size=16, pair_inner_size=8
+    )
+    model = UniMol2Model(config).eval()
+    smiles = data.draw(st.sampled_from([text for text in MIXED_SMILES if len(text) > 8]))
+    row = next(next(extractor.featurize(smiles, num_conformers=0, include_2d=True)).model_inputs())
+    count = len(row["input_ids"])
+    order = np.array(data.draw(st.permutations(range(count))))
+    pairwise = ("edge_features", "shortest_paths", "pair_types")
+    permuted = {name: value[np.ix_(order, order)] if name in pairwise else value[order] for name, value in row.items()}
+    with torch.no_grad():
+        original, reordered = model(**extractor.pad([row])), model(**extractor.pad([permuted]))
+    assert relative_difference(reordered.pooler_output, original.pooler_output) <= 1e-5
+    atoms = original.last_hidden_state[:, 1:]
+    assert relative_difference(reordered.last_hidden_state[:, 1:], atoms[:, order]) <= 1e-5
+
+
+@pytest.mark.parametrize("smiles", ["CC(=O)Oc1ccccc1C(=O)O", "C[C@H](N)C(=O)O", "F/C=C\\Cl"])
+def test_predictions_do_not_move_with_the_spelling(
+    smiles: str, property_model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor
+) -> None:
+    # Same conformer, atoms in another order: a reordered molecule carries its coordinates along.
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    Chem.rdDistGeom.EmbedMolecule(molecule, randomSeed=1)
+    molecule = Chem.RemoveHs(molecule)
+    reordered = Chem.RenumberAtoms(molecule, list(reversed(range(molecule.GetNumAtoms()))))
+    with torch.no_grad():
+        first, second = property_model(**extractor([molecule, reordered])).logits
+    assert relative_difference(second, first) <= 1e-5
+
+
+def test_eager_equals_sdpa(small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows) -> None:
+    batch = extractor.pad(mixed_rows)
+    models = []
+    for attention in ("eager", "sdpa"):
+        torch.manual_seed(0)
+        models.append(UniMol2ForPreTraining._from_config(copy.deepcopy(small_config), attn_implementation=attention))
+    eager, sdpa = models
+    assert (eager.config._attn_implementation, sdpa.config._attn_implementation) == ("eager", "sdpa")
+    labels = batch["input_ids"].masked_fill(~batch["attention_mask"].bool(), -100)
+    targets = {"labels": labels, "target_coordinates": batch["coordinates"] * 1.1}
+    outputs = [model.eval()(**batch, **targets) for model in models]
+    atoms = batch["attention_mask"].bool()
+    for name in ("token_logits", "predicted_coordinates"):
+        assert relative_difference(outputs[1][name][atoms], outputs[0][name][atoms]) <= 1e-5
+    for output in outputs:
+        output.loss.backward()
+    assert_gradients_agree(sdpa, eager)
+
+
+def assert_gradients_agree(actual: torch.nn.Module, expected: torch.nn.Module, tolerance: float = 1e-4) -> None:
+    """Equal within a share of the whole gradient's size: single parameters may have a true gradient of 0."""
+    expected_gradients = {name: p.grad for name, p in expected.named_parameters() if p.grad is not None}
+    actual_gradients = {name: p.grad for name, p in actual.named_parameters() if p.grad is not None}
+    assert set(actual_gradients) == set(expected_gradients)
+    largest = max(float(gradient.abs().max()) for gradient in expected_gradients.values())
+    for name, gradient in expected_gradients.items():
+        scale = max(float(gradient.abs().max()), 1e-3 * largest)
+        assert float((actual_gradients[name] - gradient).abs().max()) <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("normaliser", ["molecule", "padded"])
+def test_factorised_outer_product_equals_the_materialised(
+    normaliser: str, pretraining_model: UniMol2ForPreTraining, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+) -> None:
+    pretraining_model.config.length_normalizer = normaliser
+    naive = with_materialised_outer_product(pretraining_model)
+    batch = extractor.pad(mixed_rows[:16])
+    atoms = batch["attention_mask"].bool()
+    targets = {"labels": batch["input_ids"].masked_fill(~atoms, -100), "target_coordinates": batch["coordinates"] * 1.1}
+    outputs = [model(**batch, **targets) for model in (pretraining_model, naive)]
+    for name in ("token_logits", "predicted_coordinates"):
+        assert relative_difference(outputs[0][name][atoms], outputs[1][name][atoms]) <= 1e-5
+    for output in outputs:
+        output.loss.backward()
+    assert_gradients_agree(pretraining_model, naive)
+
+
+def test_padding_never_reaches_an_answer(
+    property_model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+) -> None:
+    # Garbage where the padding is: nothing may change, not by a bit.
+    batch = extractor.pad(mixed_rows[:8])
+    padding = ~batch["attention_mask"].bool()
+    spoiled = {name: value.clone() for name, value in batch.items()}
+    pairs = padding.unsqueeze(1) | padding.unsqueeze(2)
+    for name, fill in (("input_ids", 17), ("atom_features", 9), ("degrees", 3), ("coordinates", 55.0)):
+        spoiled[name][padding] = fill
+    for name, fill in (("edge_features", 7), ("shortest_paths", 4), ("pair_types", 6)):
+        spoiled[name][pairs] = fill
+    with torch.no_grad():
+        torch.testing.assert_close(property_model(**spoiled).logits, property_model(**batch).logits)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "autocast"])
+def test_bfloat16_stays_close(
+    dtype: str, property_model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+) -> None:
+    batch = extractor.pad(mixed_rows)
+    with torch.no_grad():
+        expected = property_model.unimol2(**batch)
+        if dtype == "autocast":
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                actual = property_model.unimol2(**batch)
+        else:
+            actual = copy.deepcopy(property_model).to(torch.bfloat16).unimol2(**batch)
+    mask = torch.nn.functional.pad(batch["attention_mask"].bool(), (1, 0), value=True)
+    difference = (actual.last_hidden_state.float() - expected.last_hidden_state)[mask]
+    assert float(difference.norm() / expected.last_hidden_state[mask].norm()) <= 2e-2
+    cls = (actual.pooler_output.float() - expected.pooler_output).norm(dim=-1) / expected.pooler_output.norm(dim=-1)
+    assert float(cls.max()) <= 2e-2
+
+
+def test_dropout_of_the_triangle_is_shared_along_the_first_axis(small_config: UniMol2Config) -> None:
+    layer = UniMol2Model(small_config).layers[0].train()
+    dropped = layer._dropout_shared_by_rows(torch.ones(2, 7, 7, small_config.pair_hidden_size))
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    share = float((dropped == 0).float().mean())
+    assert 0.05 < share < 0.5
+    assert torch.allclose(dropped.max(), torch.tensor(1 / 0.75))
+
+
+def test_training_mode_is_random_and_eval_is_not(
+    small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+) -> None:
+    model = UniMol2ForPropertyRegression(small_config)
+    batch = extractor.pad(mixed_rows[:4])
+    with torch.no_grad():
+        model.train()
+        assert not torch.equal(model(**batch).logits, model(**batch).logits)
+        model.eval()
+        assert torch.equal(model(**batch).logits, model(**batch).logits)
+
+
+class TestPropertyRegression:
+    """The task head: units, missing labels, losses."""
+
+    def make(self, config: UniMol2Config, **fields: Any) -> UniMol2ForPropertyRegression:
+        torch.manual_seed(0)
+        return UniMol2ForPropertyRegression(UniMol2Config(**{**config.to_dict(), **fields})).eval()
+
+    def test_predictions_come_in_the_labels_units(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        batch = extractor.pad(mixed_rows[:4])
+        plain = self.make(small_config)
+        scaled = self.make(small_config, label_mean=[100.0, -3.0], label_std=[10.0, 0.5])
+        expected = plain(**batch).logits * torch.tensor([10.0, 0.5]) + torch.tensor([100.0, -3.0])
+        torch.testing.assert_close(scaled(**batch).logits, expected)
+        # A perfect prediction has no loss: labels are standardised before they meet the head.
+        assert float(scaled(**batch, labels=expected).loss) < 1e-10
+
+    @pytest.mark.parametrize(("kind", "expected"), [("smooth_l1", 1.5), ("l1", 2.0), ("mse", 4.0)])
+    def test_losses_on_standardised_labels(
+        self, kind: str, expected: float, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        model = self.make(small_config, loss_function=kind, label_mean=[5.0, 5.0], label_std=[3.0, 3.0])
+        batch = extractor.pad(mixed_rows[:4])
+        labels = model(**batch).logits + 6.0  # two standard deviations off
+        assert float(model(**batch, labels=labels).loss) == pytest.approx(expected, rel=1e-4)
+
+    def test_missing_labels_do_not_count(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        model = self.make(small_config)
+        batch = extractor.pad(mixed_rows[:4])
+        labels = torch.randn(4, 2)
+        labels[1:, 1] = torch.nan
+        loss = model(**batch, labels=labels).loss
+        with torch.no_grad():
+            logits = model(**batch).logits
+        present = torch.cat((logits[:, 0] - labels[:, 0], logits[:1, 1] - labels[:1, 1]))
+        expected = torch.nn.functional.smooth_l1_loss(present, torch.zeros(5))
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+    def test_a_batch_without_any_label_trains_nothing(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        model = self.make(small_config)
+        loss = model(**extractor.pad(mixed_rows[:2]), labels=torch.full((2, 2), torch.nan)).loss
+        loss.backward()
+        assert float(loss) == 0
+        assert all(float(p.grad.abs().max()) == 0 for p in model.parameters() if p.grad is not None)
+
+    def test_single_target_takes_flat_labels(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        model = self.make(small_config, id2label={0: "logS"}, label2id={"logS": 0})
+        batch = extractor.pad(mixed_rows[:3])
+        flat = model(**batch, labels=torch.tensor([1.0, 2.0, 3.0])).loss
+        column = model(**batch, labels=torch.tensor([[1.0], [2.0], [3.0]])).loss
+        torch.testing.assert_close(flat, column)
+
+    @pytest.mark.parametrize("kind", ["smooth_l1", "l1", "mse"])
+    def test_loss_gradient_ignores_missing_labels(self, kind: str) -> None:
+        predictions = torch.randn(5, 3, requires_grad=True)
+        targets = torch.randn(5, 3)
+        targets[2] = torch.nan
+        regression_loss(predictions, targets, kind).backward()
+        assert predictions.grad is not None
+        assert torch.equal(predictions.grad[2], torch.zeros(3))
+        assert (predictions.grad[[0, 1, 3, 4]] != 0).all()
+
+
+class TestPretrainingLosses:
+    """Each loss against the formula of the paper, molecule by molecule."""
+
+    def test_against_plain_formulas(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        rows = mixed_rows[:6]
+        model = UniMol2ForPreTraining(small_config).eval()
+        batch = extractor.pad(rows)
+        labels = torch.full_like(batch["input_ids"], -100)
+        labels[:, 0] = batch["input_ids"][:, 0]
+        target = batch["coordinates"] + torch.randn_like(batch["coordinates"]) * 0.2
+        with torch.no_grad():
+            output = model(**batch, labels=labels, target_coordinates=target)
+        token, coordinate, distance = [], [], []
+        for index, row in enumerate(rows):
+            n = len(row["input_ids"])
+            token.append(-output.token_logits[index, 0].log_softmax(-1)[labels[index, 0]])
+            predicted, clean = output.predicted_coordinates[index, :n], target[index, :n]
+            coordinate.append((predicted - clean).abs().sum() / n)
+            distance.append((torch.cdist(predicted, predicted) - torch.cdist(clean, clean)).abs().sum() / n**2)
+        for actual, parts in ((output.token_loss, token), (output.coordinate_loss, coordinate), (output.distance_loss, distance)):
+            torch.testing.assert_close(actual, torch.stack(parts).mean(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(output.loss, output.token_loss + output.coordinate_loss + output.distance_loss)
+
+    def test_without_targets_there_is_no_loss(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        output = UniMol2ForPreTraining(small_config).eval()(**extractor.pad(mixed_rows[:2]))
+        assert output.loss is None
+        assert output.token_loss is None
+
+    def test_no_gradient_through_the_input_distances(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        batch = extractor.pad(mixed_rows[:2])
+        coordinates = batch["coordinates"].clone().requires_grad_()
+        encoded = UniMol2Model(small_config).eval()(**{**batch, "coordinates": coordinates})
+        assert torch.autograd.grad(encoded.last_hidden_state.sum(), coordinates, allow_unused=True) == (None,)
