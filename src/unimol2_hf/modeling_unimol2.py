@@ -118,6 +118,14 @@ class UniMol2AtomEmbeddings(nn.Module):
         return torch.cat((cls, atoms), dim=1)
 
 
+class UniMol2Float32Linear(nn.Linear):
+    """A linear map in float32, also in a half-precision model and under autocast."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return F.linear(input.float(), self.weight.float(), bias)
+
+
 class UniMol2DistanceEmbedding(nn.Module):
     """Gaussian basis of interatomic distances with a learned affine map for each pair type; float32 throughout."""
 
@@ -127,15 +135,14 @@ class UniMol2DistanceEmbedding(nn.Module):
         self.gaussian_max = float(config.gaussian_max_angstrom)
         self.scale_embeddings = nn.Embedding(NUM_PAIR_TYPE_ROWS, 1, padding_idx=0)
         self.shift_embeddings = nn.Embedding(NUM_PAIR_TYPE_ROWS, 1, padding_idx=0)
-        self.linear_1 = nn.Linear(config.num_gaussians, config.num_gaussians)
-        self.linear_2 = nn.Linear(config.num_gaussians, config.pair_hidden_size)
+        self.linear_1 = UniMol2Float32Linear(config.num_gaussians, config.num_gaussians)
+        self.linear_2 = UniMol2Float32Linear(config.num_gaussians, config.pair_hidden_size)
 
     def forward(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
         # Also under autocast: half precision cannot resolve a bond length.
         with torch.autocast(coordinates.device.type, enabled=False):
             basis = self._basis(coordinates.detach().float(), pair_types.long())
-            hidden = F.linear(basis, self.linear_1.weight.float(), self.linear_1.bias.float())
-            return F.linear(F.gelu(hidden), self.linear_2.weight.float(), self.linear_2.bias.float())
+            return self.linear_2(F.gelu(self.linear_1(basis)))
 
     def _basis(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
         distances = pairwise_distances(coordinates)
@@ -256,29 +263,34 @@ class UniMol2FeedForward(nn.Module):
         return self.fc2(self.dropout(self.activation(self.fc1(states))))
 
 
-class UniMol2OuterProduct(nn.Module):
-    """Atom track to pair track: z_ij = (W vec(a_i (x) b_j) / M + bias) / (1e-3 + 1/M).
+class UniMol2OuterProductProjection(nn.Linear):
+    """W vec(a_i (x) b_j) for all pairs, without the (S, S, d * d) outer product.
 
-    W is applied to b first, so that the (S, S, d * d) outer product never exists: S P d^2 + S^2 P d multiply-adds
-    instead of S^2 P d^2.
+    W is applied to b first: S P d^2 + S^2 P d multiply-adds instead of S^2 P d^2.
     """
+
+    def forward(self, left: Tensor, right: Tensor, bias_scale: Tensor) -> Tensor:  # type: ignore[override]
+        """Pairs (B, S, S, P) from left and right (B, S, d); the bias is multiplied by bias_scale (B, 1, 1, 1)."""
+        batch, length, inner = left.shape
+        # Row p * d + c of the reshaped weight holds W[p, c, :].
+        mapped = F.linear(right, self.weight.view(-1, inner)).view(batch, -1, inner)
+        product = torch.matmul(left, mapped.transpose(1, 2)).view(batch, length, length, -1)
+        return product + self.bias * bias_scale
+
+
+class UniMol2OuterProduct(nn.Module):
+    """Atom track to pair track: z_ij = (W vec(a_i (x) b_j) / M + bias) / (1e-3 + 1/M)."""
 
     def __init__(self, config: UniMol2Config) -> None:
         super().__init__()
-        self.inner_width = config.pair_inner_size
         self.in_proj = nn.Linear(config.hidden_size, 2 * config.pair_inner_size)
-        self.out_proj = nn.Linear(config.pair_inner_size**2, config.pair_hidden_size)
+        self.out_proj = UniMol2OuterProductProjection(config.pair_inner_size**2, config.pair_hidden_size)
 
     def forward(self, hidden_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
-        batch, length, _ = hidden_states.shape
         left, right = (self.in_proj(hidden_states) * token_mask).chunk(2, dim=-1)
         left = left / (1 + OUTER_PRODUCT_EPS * lengths).to(left.dtype).view(-1, 1, 1)
-        # Row p * d + c of the reshaped weight holds W[p, c, :].
-        weight = self.out_proj.weight.view(-1, self.inner_width)
-        mapped = F.linear(right, weight).view(batch, -1, self.inner_width)
-        product = torch.matmul(left, mapped.transpose(1, 2)).view(batch, length, length, -1)
-        bias_scale = 1 / (OUTER_PRODUCT_EPS + 1 / lengths)
-        return product + self.out_proj.bias * bias_scale.to(product.dtype).view(-1, 1, 1, 1)
+        bias_scale = (1 / (OUTER_PRODUCT_EPS + 1 / lengths)).to(left.dtype).view(-1, 1, 1, 1)
+        return self.out_proj(left, right, bias_scale)
 
 
 class UniMol2TriangleUpdate(nn.Module):
@@ -466,6 +478,14 @@ class UniMol2TokenHead(nn.Module):
         return self.decoder(self.activation(self.dense(self.layer_norm(atoms))))
 
 
+class UniMol2ForceProjection(nn.Linear):
+    """A map of concatenated attention heads to one number, kept apart for each head."""
+
+    def forward(self, value: Tensor) -> Tensor:  # type: ignore[override]
+        """Contributions (B, H, N) of values (B, H, N, head_dim); their sum over heads is the linear map."""
+        return (value * self.weight.view(1, value.shape[1], 1, value.shape[-1])).sum(-1)
+
+
 class UniMol2CoordinateHead(nn.Module):
     """Rotation-equivariant shift of each atom: attention-weighted differences to the other atoms."""
 
@@ -476,7 +496,7 @@ class UniMol2CoordinateHead(nn.Module):
         self.pair_norm = nn.LayerNorm(config.pair_hidden_size, eps=config.layer_norm_eps)
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.pair_bias_proj = nn.Linear(config.pair_hidden_size, config.num_attention_heads)
-        self.force_proj = nn.Linear(config.hidden_size, 1, bias=False)
+        self.force_proj = UniMol2ForceProjection(config.hidden_size, 1, bias=False)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, atoms: Tensor, pairs: Tensor, coordinates: Tensor, attention_mask: Tensor) -> Tensor:
@@ -485,9 +505,8 @@ class UniMol2CoordinateHead(nn.Module):
         heads = self.qkv_proj(self.layer_norm(atoms)).view(batch, length, 3, -1, self.head_dim)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         weights = self._attention_weights(query, key, pairs, attention_mask)
-        # force_proj is linear, so each value shrinks to one number before it meets the coordinates.
-        charges = (value * self.force_proj.weight.view(1, -1, 1, self.head_dim)).sum(-1).float()
-        pulls = (weights * charges.unsqueeze(-2)).sum(1)
+        # The projection is linear, so each value shrinks to one number before it meets the coordinates.
+        pulls = (weights * self.force_proj(value).float().unsqueeze(-2)).sum(1)
         coordinates = coordinates.float()
         differences = coordinates.unsqueeze(1) - coordinates.unsqueeze(2)
         return coordinates + (pulls.unsqueeze(-1) * differences).sum(2)
