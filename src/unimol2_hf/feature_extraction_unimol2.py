@@ -328,11 +328,15 @@ def featurize_molecule(numbered: tuple[int, Molecule], settings: FeaturizerSetti
     index, molecule = numbered
     try:
         return _featurize(index, molecule, settings)
-    except MoleculeError as error:
-        error.index = index
-        if error.molecule is None:
-            error.molecule = _describe(molecule)
-        return FeaturizedMolecule(index, error=error)
+    except MoleculeError as known:
+        error = known
+    except Exception as unknown:
+        # RDKit raises bare C++ errors for molecules nobody thought of; one of them must not end a library's run.
+        error = MoleculeError(f"unexpected {type(unknown).__name__}: {unknown}")
+    error.index = index
+    if error.molecule is None:
+        error.molecule = _describe(molecule)
+    return FeaturizedMolecule(index, error=error)
 
 
 def _describe(molecule: object) -> object:

@@ -4,6 +4,7 @@ Offsets and category lists are those that the published weights were trained wit
 reference implementation); the lists are those of the Open Graph Benchmark without the atomic number.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -186,10 +187,13 @@ def molecule_from_arrays(
 def _add_bond(molecule: Chem.RWMol, bond: Sequence[Any]) -> None:
     if len(bond) != 3:
         raise MoleculeError(f"bond {tuple(bond)} needs (first atom, second atom, order)")
-    first, second = int(bond[0]), int(bond[1])
-    order = _BOND_ORDERS.get(float(bond[2]))
-    if order is None:
-        raise MoleculeError(f"bond {tuple(bond)} has order {bond[2]}; use 1, 1.5 (aromatic), 2 or 3")
+    try:
+        first, second = operator.index(bond[0]), operator.index(bond[1])
+        order = _BOND_ORDERS[float(bond[2])]
+    except (TypeError, ValueError, KeyError) as error:
+        raise MoleculeError(
+            f"bond {tuple(bond)} needs two atom indices and an order of 1, 1.5 (aromatic), 2 or 3"
+        ) from error
     count = molecule.GetNumAtoms()
     if first == second or not (0 <= first < count and 0 <= second < count):
         raise MoleculeError(f"bond {tuple(bond)} does not join two of the atoms 0..{count - 1}")

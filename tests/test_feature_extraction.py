@@ -1,0 +1,363 @@
+"""Molecules to tensors: every kind of input, padding, provenance, conformers, workers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import MIXED_SMILES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+from transformers import AutoFeatureExtractor
+from transformers.feature_extraction_utils import BatchFeature
+
+from unimol2_hf import (
+    ConformerError,
+    ConformerProvenance,
+    ConformerSettings,
+    MoleculeError,
+    UniMol2Error,
+    UniMol2FeatureExtractor,
+    UniMol2ForPropertyRegression,
+)
+from unimol2_hf.conformers import generate_conformers
+from unimol2_hf.feature_extraction_unimol2 import MODEL_INPUT_NAMES
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+# Wrong stereo around a cage: no geometry satisfies it, RDKit's embedding gives up.
+UNEMBEDDABLE = "[C@]12(F)[C@]3(F)[C@@]1(F)[C@@]23F"
+
+
+def embedded(smiles: str, seed: int = 1, hydrogens: bool = True, count: int = 1) -> Chem.Mol:
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    rdDistGeom.EmbedMultipleConfs(molecule, count, randomSeed=seed)
+    return molecule if hydrogens else Chem.RemoveHs(molecule)
+
+
+def heavy_positions(molecule: Chem.Mol, conformer: int = 0) -> Any:
+    heavy = [atom.GetIdx() for atom in molecule.GetAtoms() if atom.GetAtomicNum() != 1]
+    return molecule.GetConformer(conformer).GetPositions()[heavy]
+
+
+def arrays_of(molecule: Chem.Mol) -> tuple[list[int], Any, list[tuple[int, int, float]]]:
+    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
+    bonds = [
+        (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondTypeAsDouble()) for bond in molecule.GetBonds()
+    ]
+    return numbers, molecule.GetConformer().GetPositions(), bonds
+
+
+class TestBatches:
+    def test_names_shapes_and_types(self, extractor: UniMol2FeatureExtractor) -> None:
+        batch = extractor(["CCO", ASPIRIN])
+        assert isinstance(batch, BatchFeature)
+        shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
+        assert shapes == {
+            "input_ids": (2, 13),
+            "attention_mask": (2, 13),
+            "atom_features": (2, 13, 8),
+            "degrees": (2, 13),
+            "edge_features": (2, 13, 13, 3),
+            "shortest_paths": (2, 13, 13),
+            "pair_types": (2, 13, 13, 2),
+            "coordinates": (2, 13, 3),
+        }
+        assert batch["coordinates"].dtype == torch.float32
+        assert batch["input_ids"][0].tolist() == [6, 6, 8] + [0] * 10
+        assert batch["attention_mask"].sum(1).tolist() == [3, 13]
+        for name, tensor in batch.items():
+            assert not tensor[0, 3:].any(), name
+
+    def test_a_batch_is_what_the_model_takes(
+        self, extractor: UniMol2FeatureExtractor, property_model: UniMol2ForPropertyRegression
+    ) -> None:
+        assert property_model(**extractor(["CCO", ASPIRIN])).logits.shape == (2, 3)
+
+    def test_one_molecule_makes_a_batch_of_one(self, extractor: UniMol2FeatureExtractor) -> None:
+        for molecule in ("CCO", Chem.MolFromSmiles("CCO"), ([6, 6, 8], np.eye(3))):
+            assert extractor(molecule)["input_ids"].tolist() == [[6, 6, 8]]
+
+    def test_numpy_tensors(self, extractor: UniMol2FeatureExtractor) -> None:
+        batch = extractor(["CCO", "C"], return_tensors="np")
+        assert all(isinstance(array, np.ndarray) for array in batch.values())
+
+    def test_any_iterable_of_molecules(self, extractor: UniMol2FeatureExtractor) -> None:
+        many = ["CCO", "C"]
+        for molecules in (many, tuple(many), iter(many), np.array(many)):
+            assert extractor(molecules)["attention_mask"].sum(1).tolist() == [3, 1]
+
+    def test_padding_is_separate(self, extractor: UniMol2FeatureExtractor) -> None:
+        rows = [row for result in extractor.featurize(["CCO", ASPIRIN]) for row in result.model_inputs()]
+        padded, direct = extractor.pad(rows), extractor(["CCO", ASPIRIN])
+        assert all(torch.equal(padded[name], direct[name]) for name in MODEL_INPUT_NAMES)
+        assert extractor.pad(rows, pad_to=20)["pair_types"].shape == (2, 20, 20, 2)
+
+    def test_padding_refuses_what_it_cannot_do(self, extractor: UniMol2FeatureExtractor) -> None:
+        row = next(next(extractor.featurize(ASPIRIN)).model_inputs())
+        with pytest.raises(UniMol2Error, match="no molecule to pad"):
+            extractor.pad([])
+        with pytest.raises(UniMol2Error, match="13 atoms does not fit into pad_to=5"):
+            extractor.pad([row], pad_to=5)
+        with pytest.raises(UniMol2Error, match="coordinates missing"):
+            extractor.pad([{name: value for name, value in row.items() if name != "coordinates"}])
+
+    @pytest.mark.parametrize("size", [3, 8])
+    def test_padding_is_not_confused_by_square_arrays(self, size: int, extractor: UniMol2FeatureExtractor) -> None:
+        # Three atoms make coordinates (3, 3), eight make atom features (8, 8).
+        batch = extractor(["C" * size, "C" * 12])
+        assert batch["coordinates"].shape == (2, 12, 3)
+        assert batch["atom_features"].shape == (2, 12, 8)
+
+    def test_save_and_load(self, tmp_path: Path) -> None:
+        made = UniMol2FeatureExtractor(max_atoms=99, use_graph_features=False, num_conformers=4, include_2d=True, seed=3)
+        made.save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text('{"model_type": "unimol2"}')
+        for loaded in (
+            UniMol2FeatureExtractor.from_pretrained(tmp_path),
+            AutoFeatureExtractor.from_pretrained(tmp_path),
+        ):
+            assert type(loaded) is UniMol2FeatureExtractor
+            assert loaded.settings() == made.settings()
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ({"max_atoms": 0}, "max_atoms is 0"),
+            ({"max_atoms": 510}, "max_atoms is 510; use 1 to 509"),
+            ({"max_atoms_policy": "random"}, "max_atoms_policy is 'random'"),
+            ({"num_conformers": 0}, "leave no conformer"),
+            ({"num_conformers": -1, "include_2d": True}, "num_conformers=-1"),
+            ({"embed_timeout": 0}, "embed_timeout=0"),
+            ({"num_retries": -1}, "num_retries=-1"),
+        ],
+    )
+    def test_impossible_settings_are_named(self, setting: dict[str, Any], message: str) -> None:
+        with pytest.raises(UniMol2Error, match=message):
+            UniMol2FeatureExtractor(**setting)
+        with pytest.raises(UniMol2Error, match=message):
+            UniMol2FeatureExtractor()("CCO", **setting)
+
+    def test_unknown_setting_is_named(self, extractor: UniMol2FeatureExtractor) -> None:
+        with pytest.raises(UniMol2Error, match="unknown setting 'conformers'"):
+            extractor("CCO", conformers=3)
+
+
+class TestGivenCoordinates:
+    @pytest.mark.parametrize("hydrogens", [True, False])
+    def test_a_molecules_own_conformer_is_used(self, hydrogens: bool, extractor: UniMol2FeatureExtractor) -> None:
+        molecule = embedded(ASPIRIN, hydrogens=hydrogens)
+        batch = extractor(molecule, return_provenance=True)
+        expected = heavy_positions(molecule)
+        np.testing.assert_allclose(batch["coordinates"][0], expected - expected.mean(0), atol=1e-5)
+        assert batch["provenance"][0]["method"] == "given"
+        assert batch["provenance"][0]["is_3d"]
+
+    def test_several_own_conformers(self, extractor: UniMol2FeatureExtractor) -> None:
+        molecule = embedded(ASPIRIN, count=3)
+        assert extractor(molecule, num_conformers=2)["coordinates"].shape == (2, 13, 3)
+        batch = extractor(molecule, num_conformers=5)
+        assert batch["coordinates"].shape == (3, 13, 3)
+        expected = heavy_positions(molecule, 2)
+        np.testing.assert_allclose(batch["coordinates"][2], expected - expected.mean(0), atol=1e-5)
+
+    def test_a_flat_drawing_is_flagged(self, extractor: UniMol2FeatureExtractor) -> None:
+        molecule = Chem.MolFromSmiles(ASPIRIN)
+        Chem.rdDepictor.Compute2DCoords(molecule)
+        provenance = extractor(molecule, return_provenance=True)["provenance"][0]
+        assert (provenance["method"], provenance["is_3d"]) == ("given", False)
+
+    @pytest.mark.parametrize("hydrogens", [True, False])
+    @pytest.mark.parametrize("smiles", [ASPIRIN, "C[C@H](N)C(=O)O", "F/C=C/Cl", "c1ccc2c(c1)ccc1ccccc12", "CS(=O)(=O)N"])
+    def test_arrays_with_bonds_give_the_molecules_features(
+        self, smiles: str, hydrogens: bool, extractor: UniMol2FeatureExtractor
+    ) -> None:
+        molecule = embedded(smiles, hydrogens=hydrogens)
+        from_arrays, from_molecule = extractor(arrays_of(molecule)), extractor(molecule)
+        for name in MODEL_INPUT_NAMES:
+            torch.testing.assert_close(from_arrays[name], from_molecule[name], msg=name)
+
+    def test_mapping_with_charges(self, extractor: UniMol2FeatureExtractor) -> None:
+        molecule = embedded("C[N+](C)(C)CC(=O)[O-]")
+        numbers, coordinates, bonds = arrays_of(molecule)
+        arrays = {"atomic_numbers": numbers, "coordinates": coordinates, "bonds": bonds}
+        with pytest.raises(MoleculeError, match="formal charges"):
+            extractor(arrays)
+        charges = [atom.GetFormalCharge() for atom in molecule.GetAtoms()]
+        batch, expected = extractor({**arrays, "formal_charges": charges}), extractor(molecule)
+        assert torch.equal(batch["atom_features"], expected["atom_features"])
+
+    def test_arrays_without_bonds_get_dropped_features(self, extractor: UniMol2FeatureExtractor) -> None:
+        molecule = embedded("CCO")
+        numbers, coordinates, _ = arrays_of(molecule)
+        batch = extractor((numbers, coordinates), return_provenance=True)
+        dropped = extractor(molecule, use_graph_features=False)
+        assert batch["input_ids"].tolist() == [[6, 6, 8]]
+        assert not batch["provenance"][0]["has_graph_features"]
+        for name in MODEL_INPUT_NAMES:
+            torch.testing.assert_close(batch[name], dropped[name], msg=name)
+
+    def test_dropped_features_are_the_papers(self, extractor: UniMol2FeatureExtractor) -> None:
+        batch = extractor("CCO", use_graph_features=False)
+        for name in ("atom_features", "degrees", "edge_features"):
+            assert (batch[name] == 1).all(), name
+        assert (batch["shortest_paths"] == 511).all()
+        assert batch["pair_types"].unique().tolist() == [2, 130]
+
+
+class TestConformers:
+    def test_the_k_th_conformer_is_seed_plus_k(self, extractor: UniMol2FeatureExtractor) -> None:
+        several = extractor(ASPIRIN, num_conformers=3, return_provenance=True)
+        assert [record["seed"] for record in several["provenance"]] == [42, 43, 44]
+        assert [record["conformer_index"] for record in several["provenance"]] == [0, 1, 2]
+        for number in range(3):
+            alone = extractor(ASPIRIN, seed=42 + number)["coordinates"][0]
+            assert torch.equal(several["coordinates"][number], alone)
+        assert not torch.allclose(several["coordinates"][0], several["coordinates"][1], atol=0.1)
+
+    def test_the_flat_conformer_comes_last(self, extractor: UniMol2FeatureExtractor) -> None:
+        batch = extractor(ASPIRIN, num_conformers=2, include_2d=True, return_provenance=True)
+        assert [record["method"] for record in batch["provenance"]] == ["etkdg", "etkdg", "2d"]
+        assert float(batch["coordinates"][2, :, 2].abs().max()) == 0
+        only = extractor(ASPIRIN, num_conformers=0, include_2d=True, return_provenance=True)
+        assert [record["method"] for record in only["provenance"]] == ["2d"]
+
+    def test_force_field_is_recorded(self, extractor: UniMol2FeatureExtractor) -> None:
+        records = extractor([ASPIRIN, "C[As](C)C"], return_provenance=True)["provenance"]
+        assert (records[0]["force_field"], records[0]["force_field_converged"]) == ("MMFF94", True)
+        assert (records[1]["force_field"], records[1]["force_field_converged"]) == (None, None)
+        assert "MMFF94 has no parameters" in records[1]["note"]
+
+    def test_ladder_ends_in_two_dimensions_and_says_why(self, extractor: UniMol2FeatureExtractor) -> None:
+        record = extractor(UNEMBEDDABLE, return_provenance=True)["provenance"][0]
+        assert (record["method"], record["is_3d"]) == ("2d", False)
+        for rung in ("etkdg (seed 42)", "etkdg-other-seed (seed 10042)", "etkdg-random-coordinates (seed 42)"):
+            assert rung in record["note"]
+
+    def test_two_dimensions_can_be_refused(self, extractor: UniMol2FeatureExtractor) -> None:
+        with pytest.raises(ConformerError, match="no 3D conformer"):
+            extractor(UNEMBEDDABLE, allow_2d_fallback=False)
+
+    def test_one_fallback_serves_all_conformers(self, extractor: UniMol2FeatureExtractor) -> None:
+        records = extractor(UNEMBEDDABLE, num_conformers=4, return_provenance=True)["provenance"]
+        assert [record["method"] for record in records] == ["2d"]
+
+    def test_other_rungs_are_recorded(self, monkeypatch: pytest.MonkeyPatch, extractor: UniMol2FeatureExtractor) -> None:
+        import unimol2_hf.conformers as module
+
+        original = module._embed
+
+        def failing(molecule: Chem.Mol, method: str, seed: int, timeout: int) -> str | None:
+            return "embedding failed" if method != wanted else original(molecule, method, seed, timeout)
+
+        monkeypatch.setattr(module, "_embed", failing)
+        for wanted, seed in (("etkdg-other-seed", 10042), ("etkdg-random-coordinates", 42)):
+            record = extractor(ASPIRIN, return_provenance=True)["provenance"][0]
+            assert (record["method"], record["seed"], record["is_3d"]) == (wanted, seed, True)
+            assert "etkdg (seed 42): embedding failed" in record["note"]
+
+    def test_a_timeout_skips_the_other_seeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import unimol2_hf.conformers as module
+
+        tried: list[str] = []
+
+        def slow(molecule: Chem.Mol, method: str, seed: int, timeout: int) -> str:
+            tried.append(method)
+            return module.TIMED_OUT
+
+        monkeypatch.setattr(module, "_embed", slow)
+        conformers = generate_conformers(Chem.MolFromSmiles(ASPIRIN), ConformerSettings(num_retries=5))
+        assert tried == ["etkdg", "etkdg-random-coordinates"]
+        assert "timed out" in conformers[0].provenance.note
+
+    def test_lone_ions_never_share_a_point(self, extractor: UniMol2FeatureExtractor) -> None:
+        # RDKit embeds the fragments apart and leaves both in the origin.
+        batch = extractor("[Na+].[Cl-]", return_provenance=True)
+        assert float((batch["coordinates"][0, 0] - batch["coordinates"][0, 1]).norm()) > 0.5
+        assert "one point" in batch["provenance"][0]["note"]
+
+    def test_coordinates_are_centred_float32(self, extractor: UniMol2FeatureExtractor) -> None:
+        coordinates = extractor(ASPIRIN)["coordinates"]
+        assert coordinates.dtype == torch.float32
+        assert float(coordinates.mean(1).abs().max()) < 1e-5
+
+    def test_any_worker_count_gives_the_same(self, extractor: UniMol2FeatureExtractor) -> None:
+        smiles = MIXED_SMILES[:40] + ["not a molecule"]
+        runs = [list(extractor.featurize(smiles, num_workers=count, num_conformers=2)) for count in (0, 1, 3)]
+        for results in zip(*runs, strict=True):
+            first = results[0]
+            for other in results[1:]:
+                assert other.index == first.index
+                assert str(other.error) == str(first.error)
+                for one, two in zip(first.model_inputs(), other.model_inputs(), strict=True):
+                    assert all(np.array_equal(one[name], two[name]) for name in MODEL_INPUT_NAMES)
+        assert runs[0][-1].error is not None
+
+    def test_streaming_reads_little_ahead(self, extractor: UniMol2FeatureExtractor) -> None:
+        taken = 0
+
+        def endless() -> Any:
+            nonlocal taken
+            while True:
+                taken += 1
+                yield "C"
+
+        stream = extractor.featurize(endless(), num_workers=2)
+        for _ in range(3):
+            next(stream)
+        assert taken < 500
+        stream.close()  # type: ignore[attr-defined]
+
+    def test_provenance_is_public(self) -> None:
+        record = ConformerProvenance("given", is_3d=True).to_dict()
+        assert set(record) == {"method", "is_3d", "seed", "force_field", "force_field_converged", "note"}
+
+
+class TestSize:
+    def test_too_large_is_an_error_by_default(self, extractor: UniMol2FeatureExtractor) -> None:
+        with pytest.raises(MoleculeError, match=r'13 heavy atoms are more than max_atoms=12.*"crop"'):
+            extractor(ASPIRIN, max_atoms=12)
+
+    def test_crop_keeps_the_centre_and_is_recorded(self, extractor: UniMol2FeatureExtractor) -> None:
+        chain = "C" * 9 + "O"
+        batch = extractor(chain, max_atoms=5, max_atoms_policy="crop", return_provenance=True)
+        whole = extractor(chain)
+        assert batch["provenance"][0]["cropped"]
+        assert batch["provenance"][0]["num_heavy_atoms"] == 10
+        # The middle of a chain of ten, and the features that the whole molecule has there.
+        kept = [2, 3, 4, 5, 6]
+        assert torch.equal(batch["shortest_paths"][0], whole["shortest_paths"][0][kept][:, kept])
+        assert torch.equal(batch["atom_features"][0], whole["atom_features"][0, kept])
+        moved = batch["coordinates"][0] - whole["coordinates"][0, kept]
+        torch.testing.assert_close(moved, moved[:1].expand_as(moved))
+        assert torch.equal(extractor(chain, max_atoms=5, max_atoms_policy="crop")["coordinates"], batch["coordinates"])
+
+    def test_crop_of_arrays_without_bonds(self, extractor: UniMol2FeatureExtractor) -> None:
+        line = np.stack([np.arange(9.0), np.zeros(9), np.zeros(9)], axis=1)
+        batch = extractor(([6] * 9, line), max_atoms=3, max_atoms_policy="crop")
+        assert batch["coordinates"][0, :, 0].tolist() == [-1, 0, 1]
+
+    def test_a_molecule_at_the_limit_is_whole(self, extractor: UniMol2FeatureExtractor) -> None:
+        batch = extractor("C" * 256, num_conformers=0, include_2d=True, return_provenance=True)
+        assert batch["input_ids"].shape == (1, 256)
+        assert not batch["provenance"][0]["cropped"]
+        assert int(batch["shortest_paths"].max()) == 256
+
+
+@settings(max_examples=25, deadline=None)
+@given(smiles=st.sampled_from(MIXED_SMILES), seed=st.integers(0, 2**31 - 1))
+def test_features_follow_the_atoms_through_any_spelling(smiles: str, seed: int) -> None:
+    """A random spelling of a SMILES gives the same features, in the spelling's atom order."""
+    extractor = UniMol2FeatureExtractor(num_conformers=0, include_2d=True)
+    molecule = Chem.MolFromSmiles(smiles)
+    spelled = Chem.MolToRandomSmilesVect(molecule, 1, randomSeed=seed)[0]
+    first, second = extractor(smiles), extractor(spelled)
+
+    # Chirality tags depend on neighbour order by design; everything else must agree as a multiset.
+    def signature(batch: BatchFeature) -> Any:
+        columns = torch.cat((batch["input_ids"][0, :, None], batch["atom_features"][0, :, 1:]), dim=1)
+        return sorted(map(tuple, columns.tolist())), sorted(batch["shortest_paths"].flatten().tolist())
+
+    assert signature(first) == signature(second)
