@@ -276,7 +276,12 @@ class TestConformers:
         # RDKit embeds the fragments apart and leaves both in the origin.
         batch = extractor("[Na+].[Cl-]", return_provenance=True)
         assert float((batch["coordinates"][0, 0] - batch["coordinates"][0, 1]).norm()) > 0.5
-        assert "one point" in batch["provenance"][0]["note"]
+        assert "fragments coincide" in batch["provenance"][0]["note"]
+
+    def test_fragments_are_noted(self, extractor: UniMol2FeatureExtractor) -> None:
+        record = extractor("C[N+](C)(C)CCO.[Cl-]", return_provenance=True)["provenance"][0]
+        assert (record["method"], record["is_3d"]) == ("etkdg", True)
+        assert "fragments were embedded apart" in record["note"]
 
     def test_coordinates_are_centred_float32(self, extractor: UniMol2FeatureExtractor) -> None:
         coordinates = extractor(ASPIRIN)["coordinates"]

@@ -23,7 +23,9 @@ TWO_DIMENSIONAL = "2d"
 
 FORCE_FIELD = "MMFF94"
 TIMED_OUT = "embedding timed out"
-ATOMS_COINCIDE = "all atoms in one point"
+ATOMS_COINCIDE = "atoms of separate fragments coincide"
+COINCIDENCE_ANGSTROM = 0.1  # far below any bond
+FRAGMENTS_NOTE = "fragments were embedded apart; their distance is arbitrary"
 RETRY_SEED_STEP = 10_000  # far from the seeds of a molecule's other conformers
 RANDOM_COORDINATES_ITERATIONS = 50
 
@@ -174,16 +176,19 @@ def _embed(with_hydrogens: Chem.Mol, method: str, seed: int, timeout: int) -> st
 
 
 def _atoms_coincide(molecule: Chem.Mol) -> bool:
-    """RDKit embeds fragments apart and may leave lone ions all in one point."""
+    """RDKit embeds fragments apart, each around the origin, and so may put lone ions on top of each other."""
     positions = remove_hydrogens(molecule).GetConformer().GetPositions()
-    return len(positions) > 1 and not np.ptp(positions, axis=0).any()
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    return bool(distances.min(initial=np.inf) < COINCIDENCE_ANGSTROM)
 
 
 def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Conformer:
     status = rdForceFieldHelpers.MMFFOptimizeMolecule(with_hydrogens)
     has_force_field = status >= 0
-    if not has_force_field:
-        note = "; ".join(filter(None, (note, f"{FORCE_FIELD} has no parameters for this molecule")))
+    no_parameters = "" if has_force_field else f"{FORCE_FIELD} has no parameters for this molecule"
+    apart = FRAGMENTS_NOTE if len(Chem.GetMolFrags(with_hydrogens)) > 1 else ""
+    note = "; ".join(filter(None, (note, no_parameters, apart)))
     coordinates = remove_hydrogens(with_hydrogens).GetConformer().GetPositions()
     provenance = ConformerProvenance(
         method=method,

@@ -1,0 +1,126 @@
+"""A folder exported with its code loads in a clean process that has never heard of this package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from unimol2_hf import UniMol2FeatureExtractor, UniMol2ForPropertyRegression, export_with_code
+from unimol2_hf.hub import register
+
+SMILES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O"]
+
+CLEAN_PROCESS = """
+import importlib.abc, json, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "unimol2_hf":
+            raise ImportError("the package must not be needed")
+
+sys.meta_path.insert(0, Refuse())
+from transformers import (
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, pipeline,
+)
+
+folder, smiles = sys.argv[1], json.loads(sys.argv[2])
+config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+classes = (AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification)
+models = [cls.from_pretrained(folder, trust_remote_code=True).eval() for cls in classes]
+pipe = pipeline("molecule-property-prediction", folder, trust_remote_code=True, device="cpu")
+embedder = pipeline("molecule-embedding", folder, trust_remote_code=True, device="cpu")
+print(json.dumps({
+    "classes": [type(model).__name__ for model in models],
+    "logits": models[2](**extractor(smiles)).logits.tolist(),
+    "pipeline": pipe([*smiles, "C1CC"], batch_size=3),
+    "embedding": embedder(smiles)[0]["embedding"].tolist(),
+    "targets": config.target_names,
+}))
+"""
+
+
+@pytest.fixture
+def exported(property_model: UniMol2ForPropertyRegression, tmp_path: Path) -> Path:
+    return export_with_code(property_model, tmp_path / "exported", UniMol2FeatureExtractor(seed=5))
+
+
+def test_loads_in_a_clean_process_without_the_package(
+    exported: Path, property_model: UniMol2ForPropertyRegression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    command = [sys.executable, "-c", CLEAN_PROCESS, str(exported), json.dumps(SMILES)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert answer["classes"] == ["UniMol2Model", "UniMol2ForPreTraining", "UniMol2ForPropertyRegression"]
+    batch = UniMol2FeatureExtractor(seed=5)(SMILES)
+    with torch.no_grad():
+        expected = property_model(**batch).logits
+        embedding = property_model.unimol2(**batch).pooler_output[0]
+    torch.testing.assert_close(torch.tensor(answer["logits"]), expected, rtol=1e-5, atol=1e-6)
+    values = [list(row["predictions"].values()) for row in answer["pipeline"][:2]]
+    torch.testing.assert_close(torch.tensor(values), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(answer["embedding"]), embedding, rtol=1e-5, atol=1e-6)
+    assert answer["pipeline"][2]["predictions"] is None
+    assert "RDKit cannot read it" in answer["pipeline"][2]["error"]
+    assert answer["targets"] == ["target_0", "target_1", "target_2"]
+
+
+def test_export_holds_code_config_and_weights_only(exported: Path) -> None:
+    names = {path.name for path in exported.iterdir()}
+    assert names == {
+        "config.json",
+        "configuration_unimol2.py",
+        "conformers.py",
+        "errors.py",
+        "feature_extraction_unimol2.py",
+        "model.safetensors",
+        "modeling_unimol2.py",
+        "molecule_features.py",
+        "pipeline_unimol2.py",
+        "preprocessor_config.json",
+    }
+    assert set(json.loads((exported / "config.json").read_text())["auto_map"]) == {
+        "AutoConfig",
+        "AutoFeatureExtractor",
+        "AutoModel",
+        "AutoModelForPreTraining",
+        "AutoModelForSequenceClassification",
+    }
+
+
+def test_plain_saving_carries_no_code(property_model: UniMol2ForPropertyRegression, exported: Path, tmp_path: Path) -> None:
+    # Exporting must not leave the classes in a state where every checkpoint carries source files.
+    property_model.save_pretrained(tmp_path / "plain")
+    assert not list((tmp_path / "plain").glob("*.py"))
+    assert "auto_map" not in json.loads((tmp_path / "plain" / "config.json").read_text())
+
+
+def test_registering_twice_is_harmless() -> None:
+    register()
+    register()
+
+
+def test_importing_the_package_registers_everything(property_model: UniMol2ForPropertyRegression, tmp_path: Path) -> None:
+    property_model.save_pretrained(tmp_path)
+    UniMol2FeatureExtractor().save_pretrained(tmp_path)
+    code = (
+        "import sys, unimol2_hf; from transformers import *; folder = sys.argv[1];"
+        "print(type(AutoConfig.from_pretrained(folder)).__name__, type(AutoModel.from_pretrained(folder)).__name__,"
+        "type(AutoFeatureExtractor.from_pretrained(folder)).__name__,"
+        "type(pipeline('molecule-property-prediction', folder)).__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [
+        "UniMol2Config",
+        "UniMol2Model",
+        "UniMol2FeatureExtractor",
+        "MoleculePropertyPipeline",
+    ]
+
+

@@ -1,0 +1,126 @@
+"""Pipelines: same answer in every batch, one result a molecule, bad input kept with its reason."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import MIXED_SMILES
+from transformers import pipeline
+
+from unimol2_hf import (
+    MoleculeError,
+    SmilesParseError,
+    UniMol2FeatureExtractor,
+    UniMol2ForPropertyRegression,
+)
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+@pytest.fixture
+def folder(property_model: UniMol2ForPropertyRegression, tmp_path: Path) -> Path:
+    property_model.save_pretrained(tmp_path)
+    UniMol2FeatureExtractor().save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def predictor(folder: Path) -> Any:
+    return pipeline("molecule-property-prediction", str(folder), device="cpu")
+
+
+@pytest.fixture
+def embedder(folder: Path) -> Any:
+    return pipeline("molecule-embedding", str(folder), device="cpu")
+
+
+def values(results: list[dict[str, Any]]) -> torch.Tensor:
+    return torch.tensor([list(result["predictions"].values()) for result in results])
+
+
+def test_predictions_do_not_move_with_the_batch(
+    predictor: Any, property_model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor
+) -> None:
+    smiles = MIXED_SMILES[:12]
+    singles = values([predictor(text) for text in smiles])
+    for batch_size in (1, 5, 12):
+        torch.testing.assert_close(values(predictor(smiles, batch_size=batch_size)), singles, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        direct = property_model(**extractor(smiles)).logits
+    torch.testing.assert_close(singles, direct, rtol=1e-5, atol=1e-6)
+
+
+def test_embeddings_do_not_move_with_the_batch(embedder: Any) -> None:
+    smiles = MIXED_SMILES[:12]
+    for pooling in ("cls", "mean"):
+        alone = np.stack([embedder(text, pooling=pooling)["embedding"] for text in smiles])
+        together = np.stack([result["embedding"] for result in embedder(smiles, batch_size=12, pooling=pooling)])
+        np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+        assert together.shape == (12, 64)
+        assert together.dtype == np.float32
+
+
+def test_atom_embeddings_match_the_atoms(embedder: Any) -> None:
+    result = embedder(ASPIRIN, per_atom=True, pooling="mean")
+    assert result["atom_embeddings"].shape == (13, 64)
+    np.testing.assert_allclose(result["atom_embeddings"].mean(0), result["embedding"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_bad_molecule_among_many_keeps_its_row(predictor: Any) -> None:
+    results = predictor(["CCO", "C1CC", "*", ASPIRIN, ""], batch_size=2)
+    assert [result["predictions"] is None for result in results] == [False, True, True, False, True]
+    assert results[0]["error"] is None
+    assert "ring closures" in results[1]["error"]
+    assert "wildcard" in results[2]["error"]
+    assert "empty" in results[4]["error"]
+    assert results[1]["conformers"] == []
+
+
+def test_a_batch_of_only_bad_molecules(predictor: Any) -> None:
+    results = predictor(["C1CC", "x"], batch_size=2)
+    assert all(result["predictions"] is None and result["error"] for result in results)
+
+
+def test_a_bad_molecule_alone_raises(predictor: Any, embedder: Any) -> None:
+    with pytest.raises(SmilesParseError):
+        predictor("C1CC")
+    with pytest.raises(MoleculeError):
+        embedder("[H][H]")
+
+
+def test_several_conformers_are_averaged(predictor: Any, property_model: UniMol2ForPropertyRegression) -> None:
+    result = predictor(ASPIRIN, num_conformers=3, include_2d=True)
+    assert [record["method"] for record in result["conformers"]] == ["etkdg"] * 3 + ["2d"]
+    with torch.no_grad():
+        batch = UniMol2FeatureExtractor(num_conformers=3, include_2d=True)(ASPIRIN)
+        expected = property_model(**batch).logits.mean(0)
+    torch.testing.assert_close(values([result])[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_of_every_kind(predictor: Any) -> None:
+    arrays = ([6, 6, 8], np.array([[0.0, 0, 0], [1.5, 0, 0], [2.0, 1.4, 0.0]]))
+    assert predictor([]) == []
+    assert predictor(arrays)["conformers"][0]["method"] == "given"
+    assert len(predictor([arrays, "CCO"], batch_size=2)) == 2
+    streamed = predictor((text for text in ["CCO", "C"]), batch_size=2)
+    assert values(list(streamed)).shape == (2, 3)
+
+
+def test_workers_change_nothing(predictor: Any) -> None:
+    smiles = MIXED_SMILES[:8]
+    torch.testing.assert_close(values(predictor(smiles, num_workers=2)), values(predictor(smiles)))
+
+
+def test_unknown_parameters_are_named(predictor: Any, embedder: Any) -> None:
+    with pytest.raises(TypeError, match="unknown parameters: top_k"):
+        predictor("CCO", top_k=3)
+    with pytest.raises(ValueError, match="pooling is 'max'"):
+        embedder("CCO", pooling="max")
+
+
+def test_saved_pipelines_load_again(predictor: Any, tmp_path: Path) -> None:
+    predictor.save_pretrained(tmp_path / "saved")
+    again = pipeline("molecule-property-prediction", str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
+    assert again("CCO")["predictions"] == predictor("CCO")["predictions"]
