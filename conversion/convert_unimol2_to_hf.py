@@ -3,8 +3,9 @@
 
     python conversion/convert_unimol2_to_hf.py CHECKPOINT OUTPUT_DIR [--verify]
 
-CHECKPOINT is a file (`checkpoint.pt` of the reference's trainer, or `model_*.pth` of unimol_tools) or a Hub id: `owner/repo` with
-`--filename`, or `owner/repo/path/to/checkpoint.pt`. Nothing in it is executed: loading is weights-only.
+CHECKPOINT is a file (`checkpoint.pt` of the reference's trainer, or `model_*.pth` of unimol_tools) or a Hub id:
+`owner/repo` with `--filename`, or `owner/repo/path/to/checkpoint.pt`. Nothing in it is executed: loading is
+weights-only.
 """
 
 import argparse
@@ -17,11 +18,13 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from reference_forward import reference_forward
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from reference_forward import reference_forward
 from unimol2_hf import (
     UniMol2Config,
     UniMol2FeatureExtractor,
@@ -33,6 +36,7 @@ from unimol2_hf import (
 from unimol2_hf.errors import CheckpointError
 
 StateDict = dict[str, Tensor]
+Sources = dict[str, tuple[str, ...]]
 Converted = TypeVar("Converted", bound=UniMol2PreTrainedModel)
 
 DEFAULT_MOLECULES = ("C", "CC(=O)Oc1ccccc1C(=O)O", "F/C=C/Cl", "C[N+](C)(C)CCO.[Cl-]", "CC(C)Cc1ccc(cc1)[C@H](C)C(=O)O")
@@ -84,14 +88,16 @@ _RENAMED_LAYER_MODULES = {
 }
 PRETRAINING_HEADS = {"lm_head.": ("token_head.",), "movement_pred_head.": ("coordinate_head.",)}
 _FUSED_TRIANGLE = ("pair_tri_mul.linear_ab_p", "pair_tri_mul.linear_ab_g", "pair_tri_mul.linear_g")
-_HEAD_PATTERN = re.compile(r"classification_heads?\.(?:(?P<name>[^.]+)\.)?(?P<part>dense|out_proj)\.(?P<kind>weight|bias)$")
+_HEAD_PATTERN = re.compile(
+    r"classification_heads?\.(?:(?P<name>[^.]+)\.)?(?P<part>dense|out_proj)\.(?P<kind>weight|bias)$"
+)
 
 
 @dataclass(frozen=True)
 class KeyPlan:
     """Where each tensor here comes from: one reference tensor, or several stacked along the first axis."""
 
-    sources: dict[str, tuple[str, ...]]
+    sources: Sources
 
     def convert(self, reference: StateDict) -> StateDict:
         """Tensors under their names here, fused where this package fuses."""
@@ -132,7 +138,7 @@ class ReferenceCheckpoint:
 
 def key_plan(num_layers: int) -> KeyPlan:
     """The tensors of encoder and pretraining heads."""
-    sources = {target: (source,) for source, target in _RENAMED.items()}
+    sources: Sources = {target: (source,) for source, target in _RENAMED.items()}
     for source, target in _RENAMED_MODULES.items():
         for kind in ("weight", "bias"):
             sources[f"{target}.{kind}"] = (f"{source}.{kind}",)
@@ -142,8 +148,8 @@ def key_plan(num_layers: int) -> KeyPlan:
     return KeyPlan(sources)
 
 
-def _layer_sources(source_prefix: str, target_prefix: str) -> dict[str, tuple[str, ...]]:
-    sources = {
+def _layer_sources(source_prefix: str, target_prefix: str) -> Sources:
+    sources: Sources = {
         f"{target_prefix}{target}.{kind}": (f"{source_prefix}{source}.{kind}",)
         for source, target in _RENAMED_LAYER_MODULES.items()
         for kind in ("weight", "bias")
@@ -353,9 +359,6 @@ def resolve_checkpoint(checkpoint: str, filename: str | None) -> Path:
             f"{checkpoint} is no file here; for a Hub checkpoint give owner/repo with --filename, "
             "for example dptech/Uni-Mol2 --filename modelzoo/84M/checkpoint.pt"
         )
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
         return Path(hf_hub_download(checkpoint, filename))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -367,8 +370,8 @@ def largest_differences(
 ) -> dict[str, float]:
     """Each output's largest difference, relative to its largest value, between two independent computations.
 
-    Before: the checkpoint's own tensors in the plain formulas of `reference_forward`. After: the folder, as a user loads
-    it. Each molecule is computed alone.
+    Before: the checkpoint's own tensors in the plain formulas of `reference_forward`. After: the folder, as a user
+    loads it. Each molecule is computed alone.
     """
     before = {name: tensor.float() for name, tensor in checkpoint.state_dict.items()}
     extractor = UniMol2FeatureExtractor.from_pretrained(output_dir)

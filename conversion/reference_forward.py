@@ -127,7 +127,9 @@ def _triangle(w: _Weights, q: Tensor) -> Tensor:
 def _move(w: _Weights, x: Tensor, p: Tensor, r: Tensor) -> Tensor:
     normed = w.norm("layer_norm", x)
     q, k, v = (_heads(w.linear(f"{part}_proj", normed)) for part in "qkv")
-    logits = (q * HEAD_DIM**-0.5) @ k.transpose(1, 2) + w.linear("linear_bias", w.norm("pair_layer_norm", p)).permute(2, 0, 1)
+    logits = (q * HEAD_DIM**-0.5) @ k.transpose(1, 2) + w.linear("linear_bias", w.norm("pair_layer_norm", p)).permute(
+        2, 0, 1
+    )
     differences = r[None, :] - r[:, None]
     per_axis = torch.einsum("hij,ija,hjc->iahc", logits.softmax(-1), differences, v).flatten(2)
     return r + w.linear("force_proj1", per_axis).squeeze(-1)

@@ -10,7 +10,14 @@ from transformers import AutoConfig
 from unimol2_hf import UniMol2Config
 from unimol2_hf.configuration_unimol2 import SCALES
 
-PUBLISHED = {"42m": (6, 768), "84m": (12, 768), "164m": (24, 768), "310m": (32, 1024), "570m": (32, 1536), "1.1b": (64, 1536)}
+PUBLISHED = {
+    "42m": (6, 768),
+    "84m": (12, 768),
+    "164m": (24, 768),
+    "310m": (32, 1024),
+    "570m": (32, 1536),
+    "1.1b": (64, 1536),
+}
 
 
 @pytest.mark.parametrize("scale", PUBLISHED)

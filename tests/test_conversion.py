@@ -13,7 +13,6 @@ import pytest
 import torch
 from conftest import GOLDEN
 from convert_unimol2_to_hf import (
-    CheckpointError,
     ReferenceCheckpoint,
     convert_checkpoint,
     largest_differences,
@@ -25,6 +24,7 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModel
 
 from unimol2_hf import (
+    CheckpointError,
     UniMol2FeatureExtractor,
     UniMol2ForPreTraining,
     UniMol2ForPropertyRegression,
@@ -113,8 +113,13 @@ def test_half_precision_weights(weights: StateDict, tmp_path: Path, property_mod
 
 
 def test_linear_head_of_unimol_tools(weights: StateDict, tmp_path: Path) -> None:
-    head = {"classification_head.out_proj.weight": torch.randn(2, 64), "classification_head.out_proj.bias": torch.randn(2)}
-    body = {name: tensor for name, tensor in weights.items() if not name.startswith(("lm_head.", "classification_heads."))}
+    head = {
+        "classification_head.out_proj.weight": torch.randn(2, 64),
+        "classification_head.out_proj.bias": torch.randn(2),
+    }
+    body = {
+        name: tensor for name, tensor in weights.items() if not name.startswith(("lm_head.", "classification_heads."))
+    }
     checkpoint = load_reference_checkpoint(save({"model_state_dict": body | head}, tmp_path, "model_0.pth"))
     model = convert_checkpoint(checkpoint, ["a", "b"])
     assert isinstance(model, UniMol2ForPropertyRegression)
@@ -177,7 +182,7 @@ class TestRefusals:
             convert_checkpoint(ReferenceCheckpoint(changed))
 
     def test_another_model(self) -> None:
-        with pytest.raises(CheckpointError, match="no Uni-Mol2 checkpoint.*linear_bias"):
+        with pytest.raises(CheckpointError, match=r"no Uni-Mol2 checkpoint.*linear_bias"):
             convert_checkpoint(ReferenceCheckpoint({"bert.embeddings.weight": torch.zeros(3, 3)}))
 
     def test_uneven_gaussians(self, tiny_checkpoint: ReferenceCheckpoint) -> None:
@@ -210,7 +215,7 @@ class TestRefusals:
             load_reference_checkpoint(save(content, tmp_path))
 
     def test_neither_file_nor_hub_id(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="no file here.*dptech/Uni-Mol2"):
+        with pytest.raises(CheckpointError, match=r"no file here.*dptech/Uni-Mol2"):
             resolve_checkpoint("nowhere.pt", None)
         with pytest.raises(CheckpointError, match="cannot be fetched"):
             resolve_checkpoint("dptech/Uni-Mol2/modelzoo/84M/checkpoint.pt", None)

@@ -44,9 +44,7 @@ def heavy_positions(molecule: Chem.Mol, conformer: int = 0) -> Any:
 
 def arrays_of(molecule: Chem.Mol) -> tuple[list[int], Any, list[tuple[int, int, float]]]:
     numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
-    bonds = [
-        (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondTypeAsDouble()) for bond in molecule.GetBonds()
-    ]
+    bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondTypeAsDouble()) for bond in molecule.GetBonds()]
     return numbers, molecule.GetConformer().GetPositions(), bonds
 
 
@@ -112,7 +110,9 @@ class TestBatches:
         assert batch["atom_features"].shape == (2, 12, 8)
 
     def test_save_and_load(self, tmp_path: Path) -> None:
-        made = UniMol2FeatureExtractor(max_atoms=99, use_graph_features=False, num_conformers=4, include_2d=True, seed=3)
+        made = UniMol2FeatureExtractor(
+            max_atoms=99, use_graph_features=False, num_conformers=4, include_2d=True, seed=3
+        )
         made.save_pretrained(tmp_path)
         (tmp_path / "config.json").write_text('{"model_type": "unimol2"}')
         for loaded in (
@@ -170,7 +170,9 @@ class TestGivenCoordinates:
         assert (provenance["method"], provenance["is_3d"]) == ("given", False)
 
     @pytest.mark.parametrize("hydrogens", [True, False])
-    @pytest.mark.parametrize("smiles", [ASPIRIN, "C[C@H](N)C(=O)O", "F/C=C/Cl", "c1ccc2c(c1)ccc1ccccc12", "CS(=O)(=O)N"])
+    @pytest.mark.parametrize(
+        "smiles", [ASPIRIN, "C[C@H](N)C(=O)O", "F/C=C/Cl", "c1ccc2c(c1)ccc1ccccc12", "CS(=O)(=O)N"]
+    )
     def test_arrays_with_bonds_give_the_molecules_features(
         self, smiles: str, hydrogens: bool, extractor: UniMol2FeatureExtractor
     ) -> None:
@@ -182,11 +184,11 @@ class TestGivenCoordinates:
     def test_mapping_with_charges(self, extractor: UniMol2FeatureExtractor) -> None:
         molecule = embedded("C[N+](C)(C)CC(=O)[O-]")
         numbers, coordinates, bonds = arrays_of(molecule)
-        arrays = {"atomic_numbers": numbers, "coordinates": coordinates, "bonds": bonds}
+        arrays: dict[str, Any] = {"atomic_numbers": numbers, "coordinates": coordinates, "bonds": bonds}
         with pytest.raises(MoleculeError, match="formal charges"):
             extractor(arrays)
         charges = [atom.GetFormalCharge() for atom in molecule.GetAtoms()]
-        batch, expected = extractor({**arrays, "formal_charges": charges}), extractor(molecule)
+        batch, expected = extractor(dict(arrays, formal_charges=charges)), extractor(molecule)
         assert torch.equal(batch["atom_features"], expected["atom_features"])
 
     def test_arrays_without_bonds_get_dropped_features(self, extractor: UniMol2FeatureExtractor) -> None:
@@ -244,7 +246,9 @@ class TestConformers:
         records = extractor(UNEMBEDDABLE, num_conformers=4, return_provenance=True)["provenance"]
         assert [record["method"] for record in records] == ["2d"]
 
-    def test_other_rungs_are_recorded(self, monkeypatch: pytest.MonkeyPatch, extractor: UniMol2FeatureExtractor) -> None:
+    def test_other_rungs_are_recorded(
+        self, monkeypatch: pytest.MonkeyPatch, extractor: UniMol2FeatureExtractor
+    ) -> None:
         import unimol2_hf.conformers as module
 
         original = module._embed
@@ -289,7 +293,7 @@ class TestConformers:
         assert float(coordinates.mean(1).abs().max()) < 1e-5
 
     def test_any_worker_count_gives_the_same(self, extractor: UniMol2FeatureExtractor) -> None:
-        smiles = MIXED_SMILES[:40] + ["not a molecule"]
+        smiles = [*MIXED_SMILES[:40], "not a molecule"]
         runs = [list(extractor.featurize(smiles, num_workers=count, num_conformers=2)) for count in (0, 1, 3)]
         for results in zip(*runs, strict=True):
             first = results[0]

@@ -160,7 +160,9 @@ def test_there_are_enough() -> None:
 
 
 @pytest.mark.parametrize(("molecule", "error"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_refused_with_a_named_error(molecule: Any, error: type[MoleculeError], extractor: UniMol2FeatureExtractor) -> None:
+def test_refused_with_a_named_error(
+    molecule: Any, error: type[MoleculeError], extractor: UniMol2FeatureExtractor
+) -> None:
     results = list(extractor.featurize(["CCO", molecule, "C"]))
     # In a batch the row stays, with its reason, and its neighbours are whole.
     assert [result.error is None for result in results] == [True, False, True]
@@ -175,9 +177,7 @@ def test_refused_with_a_named_error(molecule: Any, error: type[MoleculeError], e
     assert raised.value.reason == recorded.reason
 
 
-@pytest.mark.parametrize(
-    ("molecule", "record"), [case[1:] for case in ACCEPTED], ids=[case[0] for case in ACCEPTED]
-)
+@pytest.mark.parametrize(("molecule", "record"), [case[1:] for case in ACCEPTED], ids=[case[0] for case in ACCEPTED])
 def test_accepted_and_recorded(
     molecule: Any,
     record: dict[str, Any],
@@ -215,5 +215,5 @@ def test_a_lone_molecule_has_no_position_in_its_error(extractor: UniMol2FeatureE
 
 def test_a_giant_is_refused_before_its_conformer(extractor: UniMol2FeatureExtractor) -> None:
     # RDKit would work on it for minutes, whatever its timeout says.
-    with pytest.raises(MoleculeTooLargeError, match="15002 atoms with hydrogens are too many.*give coordinates"):
+    with pytest.raises(MoleculeTooLargeError, match=r"15002 atoms with hydrogens are too many.*give coordinates"):
         extractor("C" * 5000, max_atoms_policy="crop")

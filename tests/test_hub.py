@@ -93,7 +93,9 @@ def test_export_holds_code_config_and_weights_only(exported: Path) -> None:
     }
 
 
-def test_plain_saving_carries_no_code(property_model: UniMol2ForPropertyRegression, exported: Path, tmp_path: Path) -> None:
+def test_plain_saving_carries_no_code(
+    property_model: UniMol2ForPropertyRegression, exported: Path, tmp_path: Path
+) -> None:
     # Exporting must not leave the classes in a state where every checkpoint carries source files.
     property_model.save_pretrained(tmp_path / "plain")
     assert not list((tmp_path / "plain").glob("*.py"))
@@ -105,7 +107,9 @@ def test_registering_twice_is_harmless() -> None:
     register()
 
 
-def test_importing_the_package_registers_everything(property_model: UniMol2ForPropertyRegression, tmp_path: Path) -> None:
+def test_importing_the_package_registers_everything(
+    property_model: UniMol2ForPropertyRegression, tmp_path: Path
+) -> None:
     property_model.save_pretrained(tmp_path)
     UniMol2FeatureExtractor().save_pretrained(tmp_path)
     code = (
@@ -122,5 +126,3 @@ def test_importing_the_package_registers_everything(property_model: UniMol2ForPr
         "UniMol2FeatureExtractor",
         "MoleculePropertyPipeline",
     ]
-
-

@@ -22,14 +22,16 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
     UniMol2Model,
 )
-from unimol2_hf.modeling_unimol2 import regression_loss
+from unimol2_hf.modeling_unimol2 import UniMol2Layer, regression_loss
 
 Rows = list[dict[str, Any]]
 Answer = dict[str, Tensor]
 
 
 @torch.no_grad()
-def answers(model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor, rows: Sequence[Any]) -> list[Answer]:
+def answers(
+    model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor, rows: Sequence[Any]
+) -> list[Answer]:
     """CLS, atoms, pairs and predictions of each row, without padding."""
     batch = extractor.pad(rows)
     encoded = model.unimol2(**batch)
@@ -176,7 +178,7 @@ def assert_gradients_agree(actual: torch.nn.Module, expected: torch.nn.Module, t
 def test_factorised_outer_product_equals_the_materialised(
     normaliser: str, pretraining_model: UniMol2ForPreTraining, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
 ) -> None:
-    pretraining_model.config.length_normalizer = normaliser
+    pretraining_model.config.length_normalizer = normaliser  # type: ignore[assignment]
     naive = with_materialised_outer_product(pretraining_model)
     batch = extractor.pad(mixed_rows[:16])
     atoms = batch["attention_mask"].bool()
@@ -225,7 +227,7 @@ def test_bfloat16_stays_close(
 
 
 def test_dropout_of_the_triangle_is_shared_along_the_first_axis(small_config: UniMol2Config) -> None:
-    layer = UniMol2Model(small_config).layers[0].train()
+    layer = UniMol2Layer(small_config).train()
     dropped = layer._dropout_shared_by_rows(torch.ones(2, 7, 7, small_config.pair_hidden_size))
     assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
     share = float((dropped == 0).float().mean())
@@ -265,7 +267,12 @@ class TestPropertyRegression:
 
     @pytest.mark.parametrize(("kind", "expected"), [("smooth_l1", 1.5), ("l1", 2.0), ("mse", 4.0)])
     def test_losses_on_standardised_labels(
-        self, kind: str, expected: float, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+        self,
+        kind: str,
+        expected: float,
+        small_config: UniMol2Config,
+        extractor: UniMol2FeatureExtractor,
+        mixed_rows: Rows,
     ) -> None:
         model = self.make(small_config, loss_function=kind, label_mean=[5.0, 5.0], label_std=[3.0, 3.0])
         batch = extractor.pad(mixed_rows[:4])
@@ -338,7 +345,11 @@ class TestPretrainingLosses:
             predicted, clean = output.predicted_coordinates[index, :n], target[index, :n]
             coordinate.append((predicted - clean).abs().sum() / n)
             distance.append((torch.cdist(predicted, predicted) - torch.cdist(clean, clean)).abs().sum() / n**2)
-        for actual, parts in ((output.token_loss, token), (output.coordinate_loss, coordinate), (output.distance_loss, distance)):
+        for actual, parts in (
+            (output.token_loss, token),
+            (output.coordinate_loss, coordinate),
+            (output.distance_loss, distance),
+        ):
             torch.testing.assert_close(actual, torch.stack(parts).mean(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(output.loss, output.token_loss + output.coordinate_loss + output.distance_loss)
 

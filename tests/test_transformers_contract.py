@@ -14,7 +14,13 @@ import torch
 from oracle import relative_difference
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)
 
 from unimol2_hf import (
     DataCollatorForUniMol2,
@@ -153,7 +159,9 @@ class TestSavingAndLoading:
         for embeddings in (model.unimol2.embeddings, model.unimol2.pair_embeddings):
             assert float(embeddings.cls_embedding.std()) == pytest.approx(0.02, rel=0.4)
 
-    def test_no_buffer_can_be_garbage_after_meta(self, model: UniMol2PreTrainedModel, batch: Batch, tmp_path: Path) -> None:
+    def test_no_buffer_can_be_garbage_after_meta(
+        self, model: UniMol2PreTrainedModel, batch: Batch, tmp_path: Path
+    ) -> None:
         # Models are built on the meta device; a buffer absent from the file would hold whatever memory held.
         assert not list(model.named_buffers())
         model.save_pretrained(tmp_path)
@@ -213,9 +221,7 @@ class TestOutputs:
     def test_recorded_outputs(self, model: UniMol2PreTrainedModel, batch: Batch, small_config: UniMol2Config) -> None:
         model.set_attn_implementation("eager")
         with torch.no_grad():
-            output = model(
-                **batch, output_hidden_states=True, output_pair_hidden_states=True, output_attentions=True
-            )
+            output = model(**batch, output_hidden_states=True, output_pair_hidden_states=True, output_attentions=True)
         layers, rows, length = small_config.num_hidden_layers, len(batch["input_ids"]), batch["input_ids"].shape[1] + 1
         states = [state.shape for state in output.hidden_states]
         assert states == [(rows, length, small_config.hidden_size)] * (layers + 1)
@@ -401,11 +407,12 @@ class TestCompile:
 
     def test_training_step_compiles_to_one_graph(self, small_config: UniMol2Config, batch: Batch) -> None:
         model = UniMol2ForPropertyRegression(small_config).eval()
-        compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
+        twin = copy.deepcopy(model)
+        compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
         labels = targets_for(model, batch)
         compiled(**batch, **labels).loss.backward()
         model(**batch, **labels).loss.backward()
-        for (name, one), other in zip(model.named_parameters(), compiled.parameters(), strict=True):
+        for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
             if one.grad is not None:
                 torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6, msg=name)
 

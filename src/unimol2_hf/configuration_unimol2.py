@@ -77,13 +77,14 @@ class UniMol2Config(PreTrainedConfig):
     initializer_range: float | int = 0.02
     num_gaussians: int = 128
     gaussian_max_angstrom: float | int = 9.0
-    pad_token_id: int | None = 0
+    pad_token_id: int = 0
     mask_token_id: int = 127
     length_normalizer: Literal["molecule", "padded"] = "molecule"
     label_mean: list[float | int] | None = None
     label_std: list[float | int] | None = None
     loss_function: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
     head_type: Literal["mlp", "linear"] = "mlp"
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.intermediate_size is None:

@@ -159,7 +159,7 @@ def _embed_with_retries(with_hydrogens: Chem.Mol, seed: int, settings: Conformer
 
 def _embed(with_hydrogens: Chem.Mol, method: str, seed: int, timeout: int) -> str | None:
     """Embed in place with the defaults of `EmbedMolecule` (ETKDGv2); returns why not, `None` on success."""
-    parameters = rdDistGeom.ETKDGv2()
+    parameters: Any = rdDistGeom.ETKDGv2()
     parameters.randomSeed = seed
     parameters.timeout = timeout
     if method == ETKDG_RANDOM_COORDINATES:

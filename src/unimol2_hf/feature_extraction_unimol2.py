@@ -7,7 +7,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from .conformers import (
     Conformer,
-    ConformerProvenance,
     ConformerSettings,
     generate_conformers,
     given_conformers,
@@ -136,7 +135,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         UniMol2Error: a setting is out of range.
     """
 
-    model_input_names = list(MODEL_INPUT_NAMES)
+    model_input_names: ClassVar[list[str]] = list(MODEL_INPUT_NAMES)
 
     def __init__(
         self,
@@ -422,13 +421,14 @@ def _checked_arrays(atomic_numbers: Any, coordinates: Any) -> tuple[NDArray[np.i
         positions = np.asarray(coordinates, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise CoordinatesError(f"atomic numbers and coordinates must be plain number arrays: {error}") from error
-    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer) and numbers.size:
-        raise MoleculeTypeError(f"atomic numbers must be whole numbers of shape (n,), not {numbers.dtype} {numbers.shape}")
-    if positions.shape != (len(numbers), 3):
-        if numbers.size or positions.size:
-            raise CoordinatesError(
-                f"{len(numbers)} atoms need coordinates of shape ({len(numbers)}, 3), not {positions.shape}"
-            )
+    if numbers.ndim != 1 or (not np.issubdtype(numbers.dtype, np.integer) and numbers.size):
+        raise MoleculeTypeError(
+            f"atomic numbers must be whole numbers of shape (n,), not {numbers.dtype} {numbers.shape}"
+        )
+    if positions.shape != (len(numbers), 3) and (numbers.size or positions.size):
+        raise CoordinatesError(
+            f"{len(numbers)} atoms need coordinates of shape ({len(numbers)}, 3), not {positions.shape}"
+        )
     check_atoms(numbers.tolist())
     return numbers.astype(np.int64), positions
 

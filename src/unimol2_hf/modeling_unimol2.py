@@ -165,9 +165,7 @@ class UniMol2PairEmbeddings(nn.Module):
         self.distance_embedding = UniMol2DistanceEmbedding(config)
         self.cls_embedding = nn.Parameter(torch.empty(1, width))
 
-    def forward(
-        self, edge_features: Tensor, shortest_paths: Tensor, pair_types: Tensor, coordinates: Tensor
-    ) -> Tensor:
+    def forward(self, edge_features: Tensor, shortest_paths: Tensor, pair_types: Tensor, coordinates: Tensor) -> Tensor:
         pairs = self.shortest_path_embeddings(shortest_paths.long())
         # One column at a time: a (B, N, N, 3, P) tensor is never built.
         columns = [self.bond_embeddings(column) for column in edge_features.long().unbind(-1)]
@@ -438,13 +436,11 @@ class UniMol2Model(UniMol2PreTrainedModel):
             **kwargs: `output_hidden_states`, `output_pair_hidden_states`, `output_attentions`, `return_dict`.
         """
         if attention_mask is None:
-            attention_mask = input_ids != self.config.pad_token_id
+            attention_mask = input_ids.ne(self.config.pad_token_id)
         # The CLS in front is always there.
         mask = F.pad(attention_mask.bool(), (1, 0), value=True)
         hidden_states = self.layer_norm(self.embeddings(input_ids, atom_features, degrees))
-        pair_states = self.pair_layer_norm(
-            self.pair_embeddings(edge_features, shortest_paths, pair_types, coordinates)
-        )
+        pair_states = self.pair_layer_norm(self.pair_embeddings(edge_features, shortest_paths, pair_types, coordinates))
         token_mask = mask.unsqueeze(-1).to(hidden_states.dtype)
         lengths = self._normalizing_lengths(mask)
         key_mask = mask[:, None, None, :]
@@ -551,7 +547,7 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
             (others): see `UniMol2Model.forward`.
         """
         if attention_mask is None:
-            attention_mask = input_ids != self.config.pad_token_id
+            attention_mask = input_ids.ne(self.config.pad_token_id)
         encoded = self.unimol2(
             input_ids,
             atom_features,
@@ -583,14 +579,15 @@ def _with_pretraining_losses(
     target_coordinates: Tensor | None,
 ) -> UniMol2PreTrainingOutput:
     losses = []
-    if labels is not None:
+    if labels is not None and output.token_logits is not None:
         output.token_loss = masked_token_loss(output.token_logits, labels)
         losses.append(output.token_loss)
-    if target_coordinates is not None:
+    predicted, distances = output.predicted_coordinates, output.predicted_distances
+    if target_coordinates is not None and predicted is not None and distances is not None:
         targets = target_coordinates.float()
         mask = attention_mask.float()
-        output.coordinate_loss = coordinate_l1_loss(output.predicted_coordinates, targets, mask)
-        output.distance_loss = distance_l1_loss(output.predicted_distances, pairwise_distances(targets), mask)
+        output.coordinate_loss = coordinate_l1_loss(predicted, targets, mask)
+        output.distance_loss = distance_l1_loss(distances, pairwise_distances(targets), mask)
         losses += [output.coordinate_loss, output.distance_loss]
     if losses:
         output.loss = torch.stack(losses).sum()

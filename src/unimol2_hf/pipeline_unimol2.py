@@ -114,7 +114,7 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
     """
 
     def _pop_forward_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        chosen = {name: parameters.pop(name) for name in ("pooling", "per_atom") if name in parameters}
+        chosen: dict[str, Any] = {name: parameters.pop(name) for name in ("pooling", "per_atom") if name in parameters}
         if chosen.get("pooling", "cls") not in _POOLINGS:
             raise ValueError(f"pooling is {chosen['pooling']!r}; use one of {_POOLINGS}")
         return chosen
@@ -131,7 +131,9 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
 
     def _result(self, outputs: list[dict[str, Tensor]]) -> dict[str, Any]:
         names = outputs[0] if outputs else ("embedding",)
-        return {name: torch.stack([row[name] for row in outputs]).mean(0).numpy() if outputs else None for name in names}
+        return {
+            name: torch.stack([row[name] for row in outputs]).mean(0).numpy() if outputs else None for name in names
+        }
 
 
 class MoleculePropertyPipeline(MoleculePipeline):

@@ -51,7 +51,5 @@ def featurize_with_progress(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         return list(
-            progress.track(
-                extractor.featurize(smiles, num_workers=num_workers), total=total, description="conformers"
-            )
+            progress.track(extractor.featurize(smiles, num_workers=num_workers), total=total, description="conformers")
         )

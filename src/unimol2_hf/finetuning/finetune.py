@@ -96,7 +96,7 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
 
 def load_feature_extractor(settings: FinetuneSettings) -> UniMol2FeatureExtractor:
     """The model folder's own feature extractor where it has one, with this run's conformer settings."""
-    conformers = {"num_conformers": settings.num_conformers, "include_2d": settings.include_2d}
+    conformers: dict[str, Any] = {"num_conformers": settings.num_conformers, "include_2d": settings.include_2d}
     if settings.model.lower() in SCALES or not _has_extractor(settings.model):
         return UniMol2FeatureExtractor(max_atoms=settings.max_atoms, **conformers)
     return UniMol2FeatureExtractor.from_pretrained(settings.model, max_atoms=settings.max_atoms, **conformers)
@@ -253,9 +253,7 @@ def _write_outputs(
     save_parity_plot(predictions[rows], table.labels[rows], report[TEST], output_dir / "parity.png")
 
 
-def _row_report(
-    table: LabelledTable, molecules: list[FeaturizedMolecule], predictions: FloatArray
-) -> pd.DataFrame:
+def _row_report(table: LabelledTable, molecules: list[FeaturizedMolecule], predictions: FloatArray) -> pd.DataFrame:
     """One line for every row of the input: its split, predictions, conformer, and why it failed or was not used."""
     columns: dict[str, Any] = {"smiles": table.smiles, "split": table.split}
     for number, target in enumerate(table.targets):

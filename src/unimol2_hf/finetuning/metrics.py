@@ -23,7 +23,9 @@ class MolecularRegression(evaluate.Metric):
             description="Regression metrics of a molecular property, in the property's units.",
             citation="",
             inputs_description="predictions, references: one float each; NaN references are left out.",
-            features=datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}),
+            features=datasets.Features(
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
+            ),
         )
 
     def _compute(

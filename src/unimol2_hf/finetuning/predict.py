@@ -1,6 +1,5 @@
 """Predict properties for a table with a fine-tuned model; every row stays."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -39,8 +38,10 @@ def predict(
     chunks = [table.iloc[start : start + _ROWS_AT_A_TIME] for start in range(0, len(table), _ROWS_AT_A_TIME)]
     output.parent.mkdir(parents=True, exist_ok=True)
     counts = {"rows": len(table), "failed": 0, "flat": 0}
-    predicted = [_predict_chunk(pipeline, chunk, smiles_column, batch_size, num_workers, counts)
-                 for chunk in track(chunks, description="predicting", console=console)]
+    predicted = [
+        _predict_chunk(pipeline, chunk, smiles_column, batch_size, num_workers, counts)
+        for chunk in track(chunks, description="predicting", console=console)
+    ]
     pd.concat(predicted or [table]).to_csv(output, index=False)
     console.print(
         f"{counts['rows']} rows written to {output}: {counts['failed']} failed (reason in the error column), "

@@ -96,7 +96,7 @@ def read_labelled_table(
         split = make_split(smiles, split_method, seed)
     unlabelled = np.isnan(labels).all(axis=1)
     for row in np.flatnonzero(unlabelled):
-        _note(notes, row, "no label")
+        _note(notes, int(row), "no label")
     split[unlabelled] = UNUSED
     labelled = LabelledTable(smiles, labels, split, notes, list(targets))
     _check_parts(labelled)
@@ -111,7 +111,7 @@ def _parse_labels(column: pd.Series, target: str, notes: list[str]) -> NDArray[n
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, copy=True)
     unreadable = column.notna().to_numpy() & ~np.isfinite(values)
     for row in np.flatnonzero(unreadable):
-        _note(notes, row, f"label {column.iloc[row]!r} of {target} is no finite number, taken as missing")
+        _note(notes, int(row), f"label {column.iloc[row]!r} of {target} is no finite number, taken as missing")
     values[~np.isfinite(values)] = np.nan
     return values
 

@@ -1,0 +1,42 @@
+# Everyday commands. `make demo` and `make test` set up all they need on a machine with only Python >= 3.11.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO := demo_output
+
+.PHONY: demo test check format bench clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(INSTALLED)
+
+# Fine-tune a small model on the drugs in examples/ (labels computed with RDKit), then predict the same table.
+demo: $(INSTALLED)
+	$(BIN)/unimol2-hf finetune examples/drugs.csv --targets crippen_logp,tpsa --model micro --epochs 30 \
+		--batch-size 16 --learning-rate 1e-3 --output-dir $(DEMO)/model
+	$(BIN)/unimol2-hf predict $(DEMO)/model examples/drugs.csv --output $(DEMO)/predictions.csv
+	@echo "see $(DEMO)/model/parity.png and $(DEMO)/predictions.csv"
+
+# One thread for each of two workers: torch's own threads would fight over the cores.
+test: $(INSTALLED)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src conversion tests benchmarks
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Needs the benchmark data: make bench DATA=/path/to/data
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/featurization/coverage.py --data $(DATA)
+	$(BIN)/python benchmarks/finetuning/run.py --data $(DATA) --model micro --epochs 40
+
+clean:
+	rm -rf .venv $(DEMO) runs build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

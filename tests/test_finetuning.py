@@ -1,0 +1,312 @@
+"""From a chemist's table to a fine-tuned model and back, through the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rdkit.Chem.Scaffolds import MurckoScaffold
+from typer.testing import CliRunner
+
+from unimol2_hf import TableError, UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPropertyRegression
+from unimol2_hf.cli import app
+from unimol2_hf.finetuning.featurized_table import FeaturizedDataset
+from unimol2_hf.finetuning.metrics import MolecularRegression, metrics_by_target, regression_metrics
+from unimol2_hf.finetuning.tables import make_split, read_labelled_table
+
+DRUGS = Path(__file__).parents[1] / "examples" / "drugs.csv"
+SPLIT_CYCLE = ["train"] * 8 + ["valid", "test"]
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "250"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def write(path: Path, **columns: Any) -> Path:
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A table with every kind of odd row, a model fine-tuned on it, and what the run printed."""
+    folder = tmp_path_factory.mktemp("finetune")
+    table = pd.read_csv(DRUGS).head(60)
+    smiles = table["smiles"].tolist()
+    # Far from zero mean and unit variance; the second target is often missing.
+    logp = [100 + 10 * value for value in table["crippen_logp"]]
+    labels = pd.DataFrame({"smiles": smiles, "logp": logp, "size": [float(len(text)) for text in smiles]})
+    labels["split"] = [SPLIT_CYCLE[row % 10] for row in range(len(labels))]
+    labels.loc[labels.index % 3 == 1, "size"] = None
+    odd = pd.DataFrame(
+        {
+            "smiles": ["C1CC", "", "*", "CCO", "CCC", "CCCC", "[C@]12(F)[C@]3(F)[C@@]1(F)[C@@]23F"],
+            "logp": ["1.0", "2.0", "3.0", None, "n/d", "5.0", "90"],
+            "size": [None, None, None, None, None, "3", "9"],
+            "split": ["train", "test", "train", "train", "valid", "holdout", "train"],
+        }
+    )
+    data = folder / "data.csv"
+    pd.concat([labels, odd]).to_csv(data, index=False)
+    output = run(
+        "finetune", data, "--targets", "logp,size", "--split-column", "split", "--output-dir", folder / "out",
+        "--model", "micro", "--epochs", 3, "--batch-size", 16, "--learning-rate", 1e-3, "--num-workers", 2,
+    )  # fmt: skip
+    return data, folder / "out", output
+
+
+class TestFinetune:
+    def test_every_row_is_reported(self, trained: tuple[Path, Path, str]) -> None:
+        data, folder, _ = trained
+        rows, table = pd.read_csv(folder / "rows.csv"), pd.read_csv(data)
+        assert len(rows) == len(table) == 67
+        good = rows.iloc[:60]
+        assert good["error"].isna().all()
+        assert (good["split"] == table["split"][:60]).all()
+        assert good["predicted_logp"].notna().all()
+        assert (good["conformer"] == "etkdg").all()
+
+    def test_bad_rows_stay_with_their_reason(self, trained: tuple[Path, Path, str]) -> None:
+        rows = pd.read_csv(trained[1] / "rows.csv").iloc[60:].reset_index()
+        reasons = ("ring closures", "empty", "wildcard")
+        assert all(reason in error for reason, error in zip(reasons, rows["error"], strict=False))
+        assert rows.loc[:2, "predicted_logp"].isna().all()
+        assert rows.loc[:2, "split"].isna().all()
+        assert rows.loc[3, "note"] == "no label"
+        notes = rows["note"].tolist()
+        assert "'n/d' of logp is no finite number" in notes[4]
+        assert "'holdout', not train, valid or test" in notes[5]
+        assert rows.loc[3:5, "split"].isna().all()
+        # Usable molecules are predicted even where they were not trained on.
+        assert rows.loc[3:, "predicted_logp"].notna().all()
+        assert rows.loc[6, "conformer"] == "2d"
+
+    def test_counts_are_printed_and_written(self, trained: tuple[Path, Path, str]) -> None:
+        _, folder, output = trained
+        assert "3 of 67 rows failed" in output
+        assert "1 have a flat conformer" in output
+        report = json.loads((folder / "metrics.json").read_text())
+        assert report["rows"] == {
+            "train": 49, "valid": 6, "test": 6, "all": 67, "failed": 3, "with_flat_conformer": 1,
+        }  # fmt: skip
+
+    def test_metrics_are_those_of_the_written_predictions(self, trained: tuple[Path, Path, str]) -> None:
+        folder = trained[1]
+        rows = pd.read_csv(folder / "rows.csv")
+        train, test = rows[rows["split"] == "train"], rows[rows["split"] == "test"]
+        report = json.loads((folder / "metrics.json").read_text())["test"]
+        for target in ("logp", "size"):
+            present = test[test[target].notna()]
+            errors = present[f"predicted_{target}"] - present[target]
+            assert report[target]["count"] == len(present) > 0
+            assert report[target]["mae"] == pytest.approx(errors.abs().mean(), rel=1e-6)
+            assert report[target]["rmse"] == pytest.approx((errors**2).mean() ** 0.5, rel=1e-6)
+            baseline = (present[target] - train[target].mean()).abs().mean()
+            assert report[target]["baseline_mae"] == pytest.approx(baseline, rel=1e-6)
+
+    def test_labels_come_back_in_their_units(self, trained: tuple[Path, Path, str]) -> None:
+        folder = trained[1]
+        config = UniMol2Config.from_pretrained(folder)
+        rows = pd.read_csv(folder / "rows.csv")
+        train = rows[rows["split"] == "train"]
+        assert config.target_names == ["logp", "size"]
+        assert config.label_mean == pytest.approx([train["logp"].mean(), train["size"].mean()])
+        assert config.label_std == pytest.approx([train["logp"].std(ddof=0), train["size"].std(ddof=0)])
+        assert 60 < rows["predicted_logp"].mean() < 200
+
+    def test_files_are_all_there(self, trained: tuple[Path, Path, str]) -> None:
+        names = {path.name for path in trained[1].iterdir()}
+        wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "metrics.json", "rows.csv"}
+        assert wanted | {"parity.png", "log_history.json"} <= names
+        assert (trained[1] / "parity.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_training_lowers_the_loss(self, trained: tuple[Path, Path, str]) -> None:
+        history = json.loads((trained[1] / "log_history.json").read_text())
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        assert len(losses) == 3
+        assert losses[-1] < losses[0]
+
+    def test_a_second_run_is_the_same(self, trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+        data = trained[0]
+        reports = []
+        for number in range(2):
+            run(
+                "finetune", data, "--targets", "logp", "--split-column", "split", "--output-dir", tmp_path / str(number),
+                "--model", "micro", "--epochs", 1, "--num-conformers", 2, "--num-workers", number,
+            )  # fmt: skip
+            reports.append(json.loads((tmp_path / str(number) / "metrics.json").read_text()))
+        assert reports[0] == reports[1]
+
+    def test_a_fine_tuned_model_is_a_starting_point(self, trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+        output = run(
+            "finetune", trained[0], "--targets", "size", "--split-column", "split",
+            "--output-dir", tmp_path / "next", "--model", trained[1], "--epochs", 1, "--num-workers", 0,
+        )  # fmt: skip
+        assert "held-out test part" in output
+        assert UniMol2Config.from_pretrained(tmp_path / "next").target_names == ["size"]
+
+
+class TestPredict:
+    def test_predictions_equal_those_of_the_run(self, trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+        data, folder, _ = trained
+        output = run("predict", folder, data, "--output", tmp_path / "new" / "predictions.csv")
+        predicted, rows = pd.read_csv(tmp_path / "new" / "predictions.csv"), pd.read_csv(folder / "rows.csv")
+        given = pd.read_csv(data)
+        pd.testing.assert_frame_equal(predicted[given.columns], given)
+        for target in ("logp", "size"):
+            np.testing.assert_allclose(predicted[f"predicted_{target}"], rows[f"predicted_{target}"], rtol=1e-4)
+        assert predicted["error"].notna().sum() == 3
+        assert predicted["error"].notna().equals(predicted["predicted_logp"].isna())
+        assert "67 rows written" in output
+        assert "3 failed" in output
+        assert "1 from a flat conformer" in output
+
+    def test_other_columns_survive(self, trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+        data = write(tmp_path / "in.csv", name=["007", "b"], structure=["CCO", "x y"], note=["a,b", None])
+        run("predict", trained[1], data, "--output", tmp_path / "out.csv", "--smiles-column", "structure")
+        predicted = pd.read_csv(tmp_path / "out.csv", dtype=str)
+        assert predicted["name"].tolist() == ["007", "b"]
+        assert predicted["note"].tolist()[0] == "a,b"
+        assert predicted["predicted_logp"].isna().tolist() == [False, True]
+
+    def test_refusals_are_one_clear_line(self, trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+        data = write(tmp_path / "in.csv", smiles=["CCO"])
+        output = run("predict", trained[1], data, "--output", tmp_path / "o.csv", "--smiles-column", "x", code=2)
+        assert "no column x; it has: smiles" in output
+        output = run("predict", trained[1], tmp_path / "none.csv", "--output", tmp_path / "o.csv", code=2)
+        assert "does not exist" in output
+        output = run("predict", tmp_path, data, "--output", tmp_path / "o.csv", code=2)
+        assert "holds no fine-tuned model" in output
+        assert "Traceback" not in output
+
+    def test_a_model_without_a_head_is_refused(self, tmp_path: Path) -> None:
+        from unimol2_hf import UniMol2Model
+
+        UniMol2Model(UniMol2Config.from_scale("micro")).save_pretrained(tmp_path / "base")
+        UniMol2FeatureExtractor().save_pretrained(tmp_path / "base")
+        data = write(tmp_path / "in.csv", smiles=["CCO"])
+        output = run("predict", tmp_path / "base", data, "--output", tmp_path / "o.csv", code=2)
+        assert "is not fine-tuned" in output
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        ("columns", "targets", "message"),
+        [
+            ({"smiles": ["C"] * 20}, ["y"], "no column y; it has: smiles"),
+            ({"SMILES": ["C"] * 20, "y": range(20)}, ["y"], "no column smiles; it has: SMILES, y"),
+            ({"smiles": ["C"] * 20, "y": [1] * 20}, ["y"], "target y has 1 different labels"),
+            ({"smiles": ["C"] * 20, "y": [None] * 20}, ["y"], "no labelled row in the train part"),
+            ({"smiles": ["C"] * 5, "y": range(5)}, ["y"], "5 molecules are too few to split"),
+            ({"smiles": ["C"] * 20, "y": range(20)}, [], "at least one target"),
+        ],
+    )
+    def test_unusable_tables_are_named(
+        self, columns: dict[str, Any], targets: list[str], message: str, tmp_path: Path
+    ) -> None:
+        path = write(tmp_path / "table.csv", **columns)
+        with pytest.raises(TableError, match=message):
+            read_labelled_table(path, "smiles", targets, split_method="random")
+
+    def test_a_split_without_test_is_refused(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "t.csv", smiles=["C"] * 4, y=range(4), part=["train", "train", "valid", "train"])
+        with pytest.raises(TableError, match="no labelled row in the test part"):
+            read_labelled_table(path, "smiles", ["y"], split_column="part")
+
+    def test_not_a_table(self, tmp_path: Path) -> None:
+        (tmp_path / "empty.csv").write_text("")
+        with pytest.raises(TableError, match="no CSV table"):
+            read_labelled_table(tmp_path / "empty.csv", "smiles", ["y"])
+
+    def test_infinite_labels_are_missing_and_noted(self, tmp_path: Path) -> None:
+        parts = ["train", "train", "valid", "test"]
+        path = write(tmp_path / "t.csv", smiles=["C"] * 4, y=["1", "2", "inf", "3"], z=["1", "2", "3", "4"], part=parts)
+        table = read_labelled_table(path, "smiles", ["y", "z"], split_column="part")
+        assert np.isnan(table.labels[2, 0])
+        assert "'inf' of y is no finite number" in table.notes[2]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_scaffolds_stay_together(self, seed: int) -> None:
+        smiles = pd.read_csv(DRUGS)["smiles"].tolist()
+        split = make_split(smiles, "scaffold", seed)
+        shares = [float((split == part).mean()) for part in ("train", "valid", "test")]
+        assert sum(shares) == 1
+        assert 0.7 < shares[0] < 0.9
+        parts: dict[str, set[str]] = {}
+        for text, part in zip(smiles, split, strict=True):
+            scaffold = MurckoScaffold.MurckoScaffoldSmiles(smiles=text)
+            if scaffold:
+                parts.setdefault(scaffold, set()).add(str(part))
+        assert all(len(found) == 1 for found in parts.values())
+        assert (make_split(smiles, "scaffold", seed) == split).all()
+        assert (make_split(smiles, "scaffold", seed + 10) != split).any()
+
+    def test_random_split_has_exact_shares(self) -> None:
+        split = make_split(["C"] * 200, "random", 0)
+        assert [int((split == part).sum()) for part in ("train", "valid", "test")] == [160, 20, 20]
+
+
+class TestMetrics:
+    def test_known_values(self) -> None:
+        metrics = regression_metrics(np.array([1.0, 2.0, 6.0, 9.0]), np.array([1.0, 4.0, 5.0, np.nan]), 3.0)
+        assert metrics["count"] == 3
+        assert metrics["mae"] == pytest.approx(1.0)
+        assert metrics["rmse"] == pytest.approx((5 / 3) ** 0.5)
+        assert metrics["r2"] == pytest.approx(1 - 5 / (26 / 3))
+        assert metrics["baseline_mae"] == pytest.approx(5 / 3)
+
+    def test_as_an_evaluate_metric(self) -> None:
+        metric = MolecularRegression(keep_in_memory=True)
+        computed = metric.compute(predictions=[1.0, 2.0], references=[2.0, 4.0], training_mean=0.0)
+        assert computed["mae"] == pytest.approx(1.5)
+        assert computed["baseline_mae"] == pytest.approx(3.0)
+
+    def test_nothing_to_compare(self) -> None:
+        assert regression_metrics(np.array([1.0]), np.array([np.nan]), 0.0)["mae"] is None
+        assert regression_metrics(np.array([1.0]), np.array([2.0]))["r2"] is None
+
+    def test_by_target(self) -> None:
+        predictions, references = np.array([[1.0, 5.0], [2.0, 6.0]]), np.array([[1.0, np.nan], [2.0, 7.0]])
+        metrics = metrics_by_target(predictions, references, ["a", "b"], [0.0, 0.0])
+        assert metrics["a"]["mae"] == 0
+        assert (metrics["b"]["mae"], metrics["b"]["count"]) == (1.0, 1)
+
+
+class TestDataset:
+    def test_training_draws_conformers_at_random(self) -> None:
+        molecules = list(UniMol2FeatureExtractor(num_conformers=3).featurize(["CCOCC", "C"]))
+        dataset = FeaturizedDataset(molecules, np.zeros((2, 1)), random_conformers=True)
+        known = [conformer.coordinates for conformer in molecules[0].conformers]
+        drawn = {
+            next(n for n, known_one in enumerate(known) if np.array_equal(dataset[0]["coordinates"], known_one))
+            for _ in range(50)
+        }
+        assert drawn == {0, 1, 2}
+        fixed = FeaturizedDataset(molecules, np.zeros((2, 1)), random_conformers=False)
+        assert all(np.array_equal(fixed[0]["coordinates"], known[0]) for _ in range(5))
+
+    def test_lengths_must_agree(self) -> None:
+        with pytest.raises(ValueError, match="0 molecules but 2 rows"):
+            FeaturizedDataset([], np.zeros((2, 1)), random_conformers=False)
+
+
+def test_model_in_memory_can_be_trained_by_hand() -> None:
+    """The README's short loop: extractor, model, labels in the user's units."""
+    extractor = UniMol2FeatureExtractor()
+    model = UniMol2ForPropertyRegression(UniMol2Config.from_scale("micro", label_mean=[5.0], label_std=[2.0]))
+    import torch
+
+    batch, labels = extractor(["CCO", "c1ccccc1"]), torch.tensor([[3.0], [8.0]])
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(30):
+        loss = model.eval()(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < 0.1 * losses[0]
