@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     pd.concat([labels, odd]).to_csv(data, index=False)
     output = run(
         "finetune", data, "--targets", "logp,size", "--split-column", "split", "--output-dir", folder / "out",
-        "--model", "micro", "--epochs", 3, "--batch-size", 16, "--learning-rate", 1e-3, "--num-workers", 2,
+        "--model", "micro", "--epochs", 8, "--batch-size", 16, "--learning-rate", 1e-3, "--num-workers", 2,
     )  # fmt: skip
     return data, folder / "out", output
 
@@ -127,16 +127,17 @@ class TestFinetune:
     def test_training_lowers_the_loss(self, trained: tuple[Path, Path, str]) -> None:
         history = json.loads((trained[1] / "log_history.json").read_text())
         losses = [entry["loss"] for entry in history if "loss" in entry]
-        assert len(losses) == 3
-        assert losses[-1] < losses[0]
+        assert len(losses) == 8
+        assert losses[-1] < 0.8 * losses[0]
 
     def test_a_second_run_is_the_same(self, trained: tuple[Path, Path, str], tmp_path: Path) -> None:
         data = trained[0]
         reports = []
         for number in range(2):
             run(
-                "finetune", data, "--targets", "logp", "--split-column", "split", "--output-dir", tmp_path / str(number),
-                "--model", "micro", "--epochs", 1, "--num-conformers", 2, "--num-workers", number,
+                "finetune", data, "--targets", "logp", "--split-column", "split",
+                "--output-dir", tmp_path / str(number), "--model", "micro", "--epochs", 1,
+                "--num-conformers", 2, "--num-workers", number,
             )  # fmt: skip
             reports.append(json.loads((tmp_path / str(number) / "metrics.json").read_text()))
         assert reports[0] == reports[1]
@@ -281,10 +282,9 @@ class TestDataset:
         molecules = list(UniMol2FeatureExtractor(num_conformers=3).featurize(["CCOCC", "C"]))
         dataset = FeaturizedDataset(molecules, np.zeros((2, 1)), random_conformers=True)
         known = [conformer.coordinates for conformer in molecules[0].conformers]
-        drawn = {
-            next(n for n, known_one in enumerate(known) if np.array_equal(dataset[0]["coordinates"], known_one))
-            for _ in range(50)
-        }
+        draws = [dataset[0]["coordinates"] for _ in range(50)]
+        drawn = {n for n, coordinates in enumerate(known) for draw in draws if np.array_equal(coordinates, draw)}
+        assert all(any(np.array_equal(coordinates, draw) for coordinates in known) for draw in draws)
         assert drawn == {0, 1, 2}
         fixed = FeaturizedDataset(molecules, np.zeros((2, 1)), random_conformers=False)
         assert all(np.array_equal(fixed[0]["coordinates"], known[0]) for _ in range(5))
@@ -308,5 +308,5 @@ def test_model_in_memory_can_be_trained_by_hand() -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
