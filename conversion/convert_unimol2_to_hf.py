@@ -9,6 +9,7 @@ weights-only.
 """
 
 import argparse
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -19,9 +20,10 @@ from typing import Annotated, Any, TypeVar
 import torch
 import typer
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
 from reference_forward import reference_forward
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -187,9 +189,11 @@ def _load_weights_only(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first_line = str(error).splitlines()[0]
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if foreign is None:
+            raise CheckpointError(f"{path} is no PyTorch checkpoint (an error page or a Git LFS pointer?)") from error
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and foreign code is never run: {first_line} "
+            f"{path} holds more than tensors and plain values ({foreign[1]}), and foreign code is never run. "
             "Save its weights alone (torch.save(checkpoint['model'], ...)) on a machine that trusts it."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -268,9 +272,12 @@ def config_from_weights(state_dict: StateDict) -> UniMol2Config:
             "num_gaussians": state_dict["se3_invariant_kernel.out_proj.layer1.weight"].shape[0],
             "gaussian_max_angstrom": _gaussian_max(state_dict),
         }
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(f"this is no Uni-Mol2 checkpoint: {error} is missing from its weights") from error
-    return UniMol2Config(**sizes)
+    try:
+        return UniMol2Config(**sizes)
+    except StrictDataclassError as error:
+        raise CheckpointError(f"this is no Uni-Mol2 checkpoint: {error}") from error
 
 
 def _gaussian_max(state_dict: StateDict) -> float:
@@ -290,8 +297,14 @@ def check_keys(state_dict: StateDict, plan: KeyPlan) -> None:
     found = set(state_dict) - {GAUSSIAN_BUFFER}
     problems = [f"missing: {name}" for name in sorted(expected - found)]
     problems += [f"surplus: {name}" for name in sorted(found - expected)]
+    unusable = (name for name in sorted(found & expected) if not _is_usable(state_dict[name]))
+    problems += [f"not finite real numbers: {name}" for name in unusable]
     if problems:
         raise CheckpointError(f"{len(problems)} keys do not fit the model:\n  " + "\n  ".join(problems))
+
+
+def _is_usable(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
 
 
 def convert_checkpoint(
@@ -331,6 +344,8 @@ def _set_targets(config: UniMol2Config, head: StateDict, target_names: list[str]
         raise CheckpointError("missing: classification_heads out_proj.weight")
     outputs = head["out_proj.weight"].shape[0]
     names = target_names or [f"target_{number}" for number in range(outputs)]
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"target names must differ: {', '.join(names)}")
     if len(names) != outputs:
         raise CheckpointError(f"{len(names)} target names for a task head with {outputs} outputs")
     config.id2label = dict(enumerate(names))
@@ -374,17 +389,21 @@ def largest_differences(
     loads it. Each molecule is computed alone.
     """
     before = {name: tensor.float() for name, tensor in checkpoint.state_dict.items()}
+    head = {name: tensor.float() for name, tensor in checkpoint.head.items()}
+    config = UniMol2Config.from_pretrained(output_dir)
+    # Absent in some files, rounded in half-precision ones.
+    before[GAUSSIAN_BUFFER] = torch.linspace(0.0, float(config.gaussian_max_angstrom), config.num_gaussians)
     extractor = UniMol2FeatureExtractor.from_pretrained(output_dir)
     model_class = _model_class(output_dir)
     model = model_class.from_pretrained(output_dir).eval()
     differences: dict[str, float] = {}
     for molecule in molecules:
         batch = extractor(molecule)
-        expected = reference_forward(before, checkpoint.head, batch)
+        expected = reference_forward(before, head, batch)
         actual = _outputs(model, batch)
         for name in actual:
             scale = expected[name].abs().max().clamp(min=1e-12)
-            difference = ((expected[name] - actual[name]).abs().max() / scale).item()
+            difference = ((expected[name] - actual[name]).abs().max() / scale).nan_to_num(math.inf, math.inf).item()
             differences[name] = max(differences.get(name, 0.0), difference)
     return differences
 
@@ -431,7 +450,7 @@ def main(
         model.save_pretrained(output_dir, max_shard_size=max_shard_size)
         UniMol2FeatureExtractor().save_pretrained(output_dir)
     except CheckpointError as error:
-        console.print(f"[red]not converted:[/] {error}", highlight=False)
+        console.print(f"[red]not converted:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error
     console.print(
         f"{type(model).__name__}, {model.num_parameters():,} parameters, from the weights under {loaded.origin!r} "

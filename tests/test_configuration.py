@@ -91,6 +91,11 @@ def test_every_field_survives_saving(tmp_path: Path) -> None:
         ({"mask_token_id": 128}, r"mask_token_id \(128\).*vocab_size \(128\)"),
         ({"label_mean": [1.0, 2.0]}, "label_mean has 2 values for 1 targets"),
         ({"label_std": [0.0]}, "label_std must be positive"),
+        ({"label_std": [float("nan")]}, "label_std must be finite"),
+        ({"id2label": {0: "a", 1: "a"}}, "each differently"),
+        ({"vocab_size": 20, "mask_token_id": 19}, r"vocab_size \(20\) must exceed the largest element"),
+        ({"pad_token_id": 6}, "pad_token_id must be 0, not 6"),
+        ({"gaussian_max_angstrom": 0.0}, "gaussian_max_angstrom must be positive"),
     ],
 )
 def test_impossible_settings_are_named(fields: dict[str, Any], message: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import GOLDEN
 from convert_unimol2_to_hf import (
+    GAUSSIAN_BUFFER,
     ReferenceCheckpoint,
     convert_checkpoint,
     largest_differences,
@@ -202,7 +203,16 @@ class TestRefusals:
             load_reference_checkpoint(path)
         assert not witness.exists()
 
-    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
+    def test_weights_that_are_not_finite(self, tiny_checkpoint: ReferenceCheckpoint) -> None:
+        changed = {**tiny_checkpoint.state_dict, "embed_tokens.weight": torch.full((128, 64), torch.nan)}
+        with pytest.raises(CheckpointError, match=r"not finite real numbers: embed_tokens\.weight"):
+            convert_checkpoint(ReferenceCheckpoint(changed))
+
+    def test_target_names_must_differ(self, tiny_checkpoint: ReferenceCheckpoint) -> None:
+        with pytest.raises(CheckpointError, match="must differ: a, a, b"):
+            convert_checkpoint(tiny_checkpoint, ["a", "a", "b"])
+
+    @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"not a checkpoint", b"PK\x03\x04broken"])
     def test_not_a_checkpoint(self, content: bytes, tmp_path: Path) -> None:
         path = tmp_path / "checkpoint.pt"
         path.write_bytes(content)
@@ -247,6 +257,14 @@ class TestCommandLine:
         assert "not converted:" in result.stdout
         assert "Traceback" not in result.stdout + result.stderr
         assert not (tmp_path / "out").exists()
+
+
+def test_verification_of_rounded_and_buffer_free_files(weights: StateDict, tmp_path: Path) -> None:
+    half = {name: tensor.half() for name, tensor in weights.items() if name != GAUSSIAN_BUFFER}
+    checkpoint = load_reference_checkpoint(save({"model": half}, tmp_path))
+    convert_checkpoint(checkpoint).save_pretrained(tmp_path / "out")
+    UniMol2FeatureExtractor().save_pretrained(tmp_path / "out")
+    assert max(largest_differences(checkpoint, tmp_path / "out", ["CC(=O)Oc1ccccc1C(=O)O"]).values()) <= 1e-5
 
 
 def test_verification_notices_a_wrong_conversion(tiny_checkpoint: ReferenceCheckpoint, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import MIXED_SMILES
@@ -84,7 +85,7 @@ class TestBatches:
 
     def test_any_iterable_of_molecules(self, extractor: UniMol2FeatureExtractor) -> None:
         many = ["CCO", "C"]
-        for molecules in (many, tuple(many), iter(many), np.array(many)):
+        for molecules in (many, tuple(many), iter(many), np.array(many), pd.Series(many)):
             assert extractor(molecules)["attention_mask"].sum(1).tolist() == [3, 1]
 
     def test_padding_is_separate(self, extractor: UniMol2FeatureExtractor) -> None:
@@ -109,6 +110,17 @@ class TestBatches:
         assert batch["coordinates"].shape == (2, 12, 3)
         assert batch["atom_features"].shape == (2, 12, 8)
 
+    def test_tuples_of_many_and_of_one(self, extractor: UniMol2FeatureExtractor) -> None:
+        arrays = ((6, 6, 8), np.eye(3))
+        assert len(list(extractor.featurize(arrays))) == 1
+        assert len(list(extractor.featurize((arrays, arrays)))) == 2
+        assert [r.error is None for r in extractor.featurize((None, "CCO", "C"))] == [False, True, True]
+
+    def test_bonds_as_a_float_array(self, extractor: UniMol2FeatureExtractor) -> None:
+        numbers, coordinates, bonds = arrays_of(embedded("c1ccccc1"))
+        as_array = extractor((numbers, coordinates, np.array(bonds)))
+        assert torch.equal(as_array["edge_features"], extractor((numbers, coordinates, bonds))["edge_features"])
+
     def test_save_and_load(self, tmp_path: Path) -> None:
         made = UniMol2FeatureExtractor(
             max_atoms=99, use_graph_features=False, num_conformers=4, include_2d=True, seed=3
@@ -132,6 +144,10 @@ class TestBatches:
             ({"num_conformers": -1, "include_2d": True}, "num_conformers=-1"),
             ({"embed_timeout": 0}, "embed_timeout=0"),
             ({"num_retries": -1}, "num_retries=-1"),
+            ({"seed": -1}, "seed is -1; use 0 to"),
+            ({"seed": 2**31 - 1}, "seed is 2147483647"),
+            ({"seed": "42"}, "seed is '42'; give a whole number"),
+            ({"num_conformers": 1.5}, "num_conformers is 1.5"),
         ],
     )
     def test_impossible_settings_are_named(self, setting: dict[str, Any], message: str) -> None:
@@ -139,6 +155,10 @@ class TestBatches:
             UniMol2FeatureExtractor(**setting)
         with pytest.raises(UniMol2Error, match=message):
             UniMol2FeatureExtractor()("CCO", **setting)
+
+    def test_misspelt_setting_is_named(self) -> None:
+        with pytest.raises(UniMol2Error, match="'num_conformer'; did you mean 'num_conformers'"):
+            UniMol2FeatureExtractor(num_conformer=5)
 
     def test_unknown_setting_is_named(self, extractor: UniMol2FeatureExtractor) -> None:
         with pytest.raises(UniMol2Error, match="unknown setting 'conformers'"):
@@ -303,6 +323,49 @@ class TestConformers:
                 for one, two in zip(first.model_inputs(), other.model_inputs(), strict=True):
                     assert all(np.array_equal(one[name], two[name]) for name in MODEL_INPUT_NAMES)
         assert runs[0][-1].error is not None
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_workers_keep_given_coordinates_to_the_bit(self, workers: int, extractor: UniMol2FeatureExtractor) -> None:
+        molecule = embedded(ASPIRIN)
+        positions = molecule.GetConformer().GetPositions() + 1e4
+        molecule.GetConformer().SetPositions(positions)
+        result = next(extractor.featurize([molecule], num_workers=workers))
+        expected = heavy_positions(molecule)
+        assert np.array_equal(result.conformers[0].coordinates, (expected - expected.mean(0)).astype(np.float32))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_molecule_is_read_as_it_is_at_its_turn(self, workers: int, extractor: UniMol2FeatureExtractor) -> None:
+        def trajectory() -> Any:
+            molecule = embedded("CCO")
+            start = molecule.GetConformer().GetPositions()
+            for frame in range(1, 4):
+                molecule.GetConformer().SetPositions(start * frame)
+                yield molecule
+
+        sizes = [np.ptp(r.conformers[0].coordinates) for r in extractor.featurize(trajectory(), num_workers=workers)]
+        np.testing.assert_allclose(sizes, np.array([1, 2, 3]) * sizes[0], rtol=1e-5)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_an_input_that_breaks_off_keeps_what_came_before(
+        self, workers: int, extractor: UniMol2FeatureExtractor
+    ) -> None:
+        def broken() -> Any:
+            yield from ["C", "CC", "CCC"]
+            raise OSError("disk gone")
+
+        stream = extractor.featurize(broken(), num_workers=workers)
+        collected = [next(stream).num_heavy_atoms for _ in range(3)]
+        with pytest.raises(OSError, match="disk gone"):
+            next(stream)
+        assert collected == [1, 2, 3]
+
+    def test_an_edited_molecule_gets_its_own_conformer(self, extractor: UniMol2FeatureExtractor) -> None:
+        edited = Chem.RWMol(Chem.MolFromSmiles("CCCC"))
+        edited.GetAtomWithIdx(1).SetAtomicNum(8)  # hydrogen counts are now stale
+        batch = extractor([edited, "COCC", Chem.MolFromSmiles("COCC", sanitize=False)], return_provenance=True)
+        assert [record["method"] for record in batch["provenance"]] == ["etkdg"] * 3
+        assert torch.equal(batch["coordinates"][0], batch["coordinates"][1])
+        assert torch.equal(batch["coordinates"][2], batch["coordinates"][1])
 
     def test_streaming_reads_little_ahead(self, extractor: UniMol2FeatureExtractor) -> None:
         taken = 0

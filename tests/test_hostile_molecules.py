@@ -83,6 +83,10 @@ REFUSED: list[tuple[str, Any, type[MoleculeError]]] = [
     ("formula injection", "=1+1", SmilesParseError),
     ("very long rubbish", "?" * 100_000, SmilesParseError),
     ("deep branches never closed", "C(" * 20_000, SmilesParseError),
+    ("name behind the SMILES", "CCO ethanol", SmilesParseError),
+    ("tokenised SMILES", "C C ( = O ) O", SmilesParseError),
+    ("two lines", "CC\nO", SmilesParseError),
+    ("query", Chem.MolFromSmarts("[#6,#7]~O"), MoleculeTypeError),
     # Impossible chemistry.
     ("five bonds on carbon", "C(C)(C)(C)(C)C", SanitizationError),
     ("four bonds on oxygen", "CO(C)(C)C", SanitizationError),
@@ -112,6 +116,7 @@ REFUSED: list[tuple[str, Any, type[MoleculeError]]] = [
     ("ragged coordinates", ([6, 6, 8], [[0, 0, 0], [1, 1], [2]]), CoordinatesError),
     ("all in one point", ([6, 6, 8], np.zeros((3, 3))), CoordinatesError),
     ("no coordinates", ([6, 6, 8], None), CoordinatesError),
+    ("huge coordinate", ([6, 6, 8], with_value(1e39)), CoordinatesError),
     ("conformer of zeros", molecule_with_positions("CCO", np.zeros((3, 3))), CoordinatesError),
     ("conformer with NaN", molecule_with_positions("CCO", with_value(np.nan)), CoordinatesError),
     # Bonds.
@@ -122,6 +127,13 @@ REFUSED: list[tuple[str, Any, type[MoleculeError]]] = [
     ("bond of order five", ([6, 6, 8], THREE, [(0, 1, 5)]), MoleculeError),
     ("bond of unknown name", ([6, 6, 8], THREE, [(0, 1, "double")]), MoleculeError),
     ("charges for some atoms", ([6, 6, 8], THREE, [(0, 1, 1)], [0, 0]), MoleculeError),
+    (
+        "charges without bonds for some atoms",
+        {"atomic_numbers": [6], "coordinates": THREE[:1], "formal_charges": [0, 1]},
+        MoleculeError,
+    ),
+    ("fractional charge", ([6, 6, 8], THREE, [(0, 1, 1)], [0, 0.9, 0]), MoleculeError),
+    ("function", len, MoleculeTypeError),
     # Size.
     ("chain of 5,000 atoms", "C" * 5000, MoleculeTooLargeError),
     ("arrays of 300 atoms", ([6] * 300, np.random.default_rng(0).normal(size=(300, 3))), MoleculeTooLargeError),
@@ -148,7 +160,8 @@ ACCEPTED: list[tuple[str, Any, dict[str, Any]]] = [
     ("hydride bridge to a metal", "[Li+].[BH4-]", {"num_heavy_atoms": 2}),
     ("large charge", "[C+4]", {}),
     ("surrounding blanks", "  CCO\n", {"num_heavy_atoms": 3}),
-    ("name behind the SMILES", "CCO ethanol", {"num_heavy_atoms": 3}),
+    ("enhanced stereo extension", "C[C@H](N)O |&1:1|", {"num_heavy_atoms": 4}),
+    ("drawing in the extension", "CC |(0,0,;15,0,)|", {"method": "etkdg"}),
     ("many fragments", ".".join(["C"] * 20), {"num_heavy_atoms": 20}),
     ("heaviest element", "[Og]", {}),
     ("cube", "C12C3C4C1C5C2C3C45", {}),

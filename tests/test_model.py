@@ -313,6 +313,14 @@ class TestPropertyRegression:
         column = model(**batch, labels=torch.tensor([[1.0], [2.0], [3.0]])).loss
         torch.testing.assert_close(flat, column)
 
+    @pytest.mark.parametrize("shape", [(2,), (4, 1), (1, 2), (4, 3)])
+    def test_labels_of_another_shape_are_refused(
+        self, shape: tuple[int, ...], small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        model = self.make(small_config)
+        with pytest.raises(ValueError, match=r"do not fit predictions \(4, 2\)"):
+            model(**extractor.pad(mixed_rows[:4]), labels=torch.zeros(shape))
+
     @pytest.mark.parametrize("kind", ["smooth_l1", "l1", "mse"])
     def test_loss_gradient_ignores_missing_labels(self, kind: str) -> None:
         predictions = torch.randn(5, 3, requires_grad=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import MIXED_SMILES
@@ -106,6 +107,34 @@ def test_inputs_of_every_kind(predictor: Any) -> None:
     assert len(predictor([arrays, "CCO"], batch_size=2)) == 2
     streamed = predictor((text for text in ["CCO", "C"]), batch_size=2)
     assert values(list(streamed)).shape == (2, 3)
+
+
+def test_many_molecules_in_any_container(predictor: Any) -> None:
+    smiles = ["CCO", "C1CC", "C"]
+    for container in (tuple(smiles), np.array(smiles), pd.Series(smiles), iter(smiles), map(str, smiles)):
+        results = list(predictor(container, batch_size=2))
+        assert [result["error"] is None for result in results] == [True, False, True]
+    assert predictor(()) == []
+    assert predictor(np.array([])) == []
+
+
+def test_impossible_batch_size_is_named(predictor: Any) -> None:
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        predictor(["CCO"], batch_size=0)
+
+
+def test_a_prediction_that_is_not_finite_is_an_error(predictor: Any) -> None:
+    with torch.no_grad():
+        predictor.model.classifier.out_proj.bias[0] = torch.nan
+    result = predictor(["CCO"])[0]
+    assert result["predictions"] is None
+    assert "not finite" in result["error"]
+
+
+def test_rows_have_the_same_keys(embedder: Any) -> None:
+    good, bad = embedder(["CCO", "C1CC"], per_atom=True)
+    assert good.keys() == bad.keys()
+    assert bad["atom_embeddings"] is None
 
 
 def test_workers_change_nothing(predictor: Any) -> None:

@@ -21,6 +21,7 @@ _EXPORTS = {
     "DataCollatorForUniMol2": "data_collator",
     "EmptyMoleculeError": "errors",
     "FeaturizedMolecule": "feature_extraction_unimol2",
+    "ModelError": "errors",
     "MoleculeError": "errors",
     "MoleculeTooLargeError": "errors",
     "MoleculeTypeError": "errors",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .errors import ConformerError as ConformerError
     from .errors import CoordinatesError as CoordinatesError
     from .errors import EmptyMoleculeError as EmptyMoleculeError
+    from .errors import ModelError as ModelError
     from .errors import MoleculeError as MoleculeError
     from .errors import MoleculeTooLargeError as MoleculeTooLargeError
     from .errors import MoleculeTypeError as MoleculeTypeError

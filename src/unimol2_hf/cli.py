@@ -1,11 +1,13 @@
 """The command line: `unimol2-hf finetune`, `unimol2-hf predict`."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from .errors import UniMol2Error
 
@@ -23,7 +25,7 @@ def _or_exit(console: Console, work: Callable[[], Result]) -> Result:
     try:
         return work()
     except UniMol2Error as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(2) from error
 
 
@@ -54,7 +56,8 @@ def finetune(
     from .finetuning.finetune import finetune as run
 
     console = Console()
-    settings = FinetuneSettings(
+    settings = partial(
+        FinetuneSettings,
         model=model,
         smiles_column=smiles_column,
         targets=tuple(name.strip() for name in targets.split(",") if name.strip()),
@@ -73,7 +76,7 @@ def finetune(
         seed=seed,
         num_workers=num_workers,
     )
-    _or_exit(console, lambda: run(data, output_dir, settings, console))
+    _or_exit(console, lambda: run(data, output_dir, settings(), console))
 
 
 @app.command()

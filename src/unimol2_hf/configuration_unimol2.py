@@ -1,11 +1,13 @@
 """Configuration of Uni-Mol2 models (arXiv 2406.14969, table 2)."""
 
 # No `from __future__ import annotations` here: it would silently disable the strict validation.
+import math
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+LARGEST_ATOMIC_NUMBER = 118
 HEAD_DIM = 16  # at every published scale
 
 # Sizes that differ between scales. Published: paper, table 2. nano and micro are this package's own.
@@ -134,6 +136,12 @@ class UniMol2Config(PreTrainedConfig):
                 f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
                 f"({self.num_attention_heads}); choose a width that the heads divide"
             )
+        if self.vocab_size <= LARGEST_ATOMIC_NUMBER:
+            raise ValueError(
+                f"vocab_size ({self.vocab_size}) must exceed the largest element ({LARGEST_ATOMIC_NUMBER})"
+            )
+        if self.pad_token_id != 0:
+            raise ValueError(f"pad_token_id must be 0, not {self.pad_token_id}: atom tokens are atomic numbers")
         if not 0 <= self.mask_token_id < self.vocab_size:
             raise ValueError(f"mask_token_id ({self.mask_token_id}) must be below vocab_size ({self.vocab_size})")
         self._require_label_scale()
@@ -151,6 +159,9 @@ class UniMol2Config(PreTrainedConfig):
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("gaussian_max_angstrom", "layer_norm_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.num_gaussians < 2:
             raise ValueError(f"num_gaussians must be at least 2, not {self.num_gaussians}")
 
@@ -161,6 +172,9 @@ class UniMol2Config(PreTrainedConfig):
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
 
     def _require_label_scale(self) -> None:
+        names = self.target_names
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"id2label must name at least one target, each differently, not {names}")
         for name in ("label_mean", "label_std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
@@ -168,6 +182,8 @@ class UniMol2Config(PreTrainedConfig):
                     f"{name} has {len(values)} values for {self.num_labels} targets; give one per target, "
                     f"or {name}=None to start anew"
                 )
+            if values is not None and not all(math.isfinite(value) for value in values):
+                raise ValueError(f"{name} must be finite, not {values}")
         if self.label_std is not None and min(self.label_std) <= 0:
             raise ValueError(f"label_std must be positive, not {self.label_std}; a constant target cannot be learned")
 

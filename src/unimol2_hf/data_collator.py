@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import UniMol2Error
 from .feature_extraction_unimol2 import UniMol2FeatureExtractor
 
 
@@ -26,7 +27,10 @@ class DataCollatorForUniMol2:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         batch: dict[str, Tensor] = dict(self.feature_extractor.pad(rows))
-        if self.label_name in rows[0]:
+        labelled = sum(self.label_name in row for row in rows)
+        if 0 < labelled < len(rows):
+            raise UniMol2Error(f"{len(rows) - labelled} of {len(rows)} rows lack {self.label_name!r}; use NaN labels")
+        if labelled:
             labels = np.stack([np.asarray(row[self.label_name], dtype=np.float32) for row in rows])
             batch[self.label_name] = torch.from_numpy(labels)
         return batch

@@ -69,6 +69,10 @@ class CheckpointError(UniMol2Error):
     """A checkpoint file that cannot be converted: unsafe, incomplete, or of another model."""
 
 
+class ModelError(UniMol2Error):
+    """A folder or Hub id that holds no usable Uni-Mol2 model, or a model whose training diverged."""
+
+
 class TableError(UniMol2Error):
     """A table of molecules without the columns, splits or labels that were asked for."""
 

@@ -1,12 +1,16 @@
 """Molecules to model input: SMILES, RDKit molecules or plain arrays to padded integer features and coordinates."""
 
 import multiprocessing
+import pickle
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import partial
 from itertools import islice
+from numbers import Number
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +19,7 @@ from rdkit import Chem
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .conformers import (
+    RETRY_SEED_STEP,
     Conformer,
     ConformerSettings,
     generate_conformers,
@@ -31,6 +36,7 @@ from .errors import (
 from .molecule_features import (
     UNREACHABLE_PATH,
     check_atoms,
+    checked_charges,
     dropped_graph_features,
     graph_features,
     molecule_from_arrays,
@@ -53,6 +59,9 @@ MODEL_INPUT_NAMES = (
 )
 PAIRWISE_INPUT_NAMES = frozenset(("edge_features", "shortest_paths", "pair_types"))
 _MAX_ATOMS_POLICIES = ("error", "crop")
+_CONFORMER_SETTINGS = ("num_conformers", "include_2d", "seed", "embed_timeout", "num_retries", "allow_2d_fallback")
+_OTHER_SETTINGS = ("max_atoms", "max_atoms_policy", "use_graph_features")
+_MAX_SEED = 2**31 - 1
 _ARRAY_KEYS = ("atomic_numbers", "coordinates", "bonds", "formal_charges")
 _WORKER_CHUNK = 16
 _CHUNKS_AHEAD = 4
@@ -159,6 +168,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         self.embed_timeout = embed_timeout
         self.num_retries = num_retries
         self.allow_2d_fallback = allow_2d_fallback
+        _refuse_typos(kwargs)
         super().__init__(**kwargs)
         self.settings()
 
@@ -168,7 +178,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         Raises:
             UniMol2Error: an unknown setting or a value out of range.
         """
-        names = ("num_conformers", "include_2d", "seed", "embed_timeout", "num_retries", "allow_2d_fallback")
+        names = _CONFORMER_SETTINGS
         conformers = ConformerSettings(**{name: getattr(self, name) for name in names})
         settings = FeaturizerSettings(conformers, self.max_atoms, self.max_atoms_policy, self.use_graph_features)
         for name, value in overrides.items():
@@ -176,7 +186,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
                 continue
             if name in names:
                 settings = replace(settings, conformers=replace(settings.conformers, **{name: value}))
-            elif name in ("max_atoms", "max_atoms_policy", "use_graph_features"):
+            elif name in _OTHER_SETTINGS:
                 settings = replace(settings, **{name: value})
             else:
                 raise UniMol2Error(f"unknown setting {name!r}; UniMol2FeatureExtractor lists the known ones")
@@ -232,7 +242,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
 
         Streams: with workers, input is read only a little ahead of what is taken out.
         """
-        single = _is_single_molecule(molecules)
+        single = is_single_molecule(molecules)
         many: Iterable[Molecule] = [molecules] if single else molecules  # type: ignore[list-item,assignment]
         work = partial(featurize_molecule, settings=self.settings(**overrides))
         # A lone molecule has no position worth naming in its error.
@@ -274,8 +284,19 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         return BatchFeature(arrays, tensor_type=return_tensors)
 
 
+def _refuse_typos(unknown: Mapping[str, Any]) -> None:
+    """Transformers passes keys of its own, so only what looks like a misspelt setting is refused."""
+    for name in unknown:
+        close = get_close_matches(name, [*_CONFORMER_SETTINGS, *_OTHER_SETTINGS], n=1, cutoff=0.8)
+        if close:
+            raise UniMol2Error(f"unknown setting {name!r}; did you mean {close[0]!r}?")
+
+
 def _check_settings(settings: FeaturizerSettings) -> None:
     conformers = settings.conformers
+    for name in ("num_conformers", "seed", "embed_timeout", "num_retries"):
+        _require_whole_number(name, getattr(conformers, name))
+    _require_whole_number("max_atoms", settings.max_atoms)
     if settings.max_atoms_policy not in _MAX_ATOMS_POLICIES:
         raise UniMol2Error(f"max_atoms_policy is {settings.max_atoms_policy!r}; use one of {_MAX_ATOMS_POLICIES}")
     # A longer path would alias the code for "unreachable".
@@ -286,6 +307,10 @@ def _check_settings(settings: FeaturizerSettings) -> None:
             f"num_conformers={conformers.num_conformers} and include_2d={conformers.include_2d} leave no conformer; "
             "ask for at least one"
         )
+    # RDKit reads a negative seed as "random": the same molecule would get other coordinates every time.
+    last_seed = conformers.seed + conformers.num_conformers + RETRY_SEED_STEP * conformers.num_retries
+    if conformers.seed < 0 or last_seed > _MAX_SEED:
+        raise UniMol2Error(f"seed is {conformers.seed}; use 0 to {_MAX_SEED - (last_seed - conformers.seed)}")
     if conformers.embed_timeout < 1 or conformers.num_retries < 0:
         raise UniMol2Error(
             f"embed_timeout={conformers.embed_timeout} must be at least 1 second "
@@ -293,10 +318,24 @@ def _check_settings(settings: FeaturizerSettings) -> None:
         )
 
 
-def _is_single_molecule(molecules: object) -> bool:
+def _require_whole_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UniMol2Error(f"{name} is {value!r}; give a whole number")
+
+
+def is_single_molecule(molecules: object) -> bool:
+    """Whether an input is one molecule rather than many; a tuple is one if it starts with an array of numbers."""
     if isinstance(molecules, tuple):
-        return len(molecules) > 0 and not isinstance(molecules[0], str | Chem.Mol | tuple | Mapping)
-    return isinstance(molecules, str | bytes | Chem.Mol | Mapping) or not isinstance(molecules, Iterable)
+        return len(molecules) > 0 and _holds_numbers(molecules[0])
+    if isinstance(molecules, str | bytes | Chem.Mol | Mapping):
+        return True
+    return not isinstance(molecules, Iterable) and not hasattr(molecules, "__getitem__")
+
+
+def _holds_numbers(values: object) -> bool:
+    if isinstance(values, np.ndarray):
+        return True
+    return isinstance(values, Sequence) and not isinstance(values, str) and all(isinstance(v, Number) for v in values)
 
 
 def _map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers: int) -> Iterator[Any]:
@@ -310,16 +349,44 @@ def _map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers:
     remaining = iter(items)
     with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
         pending: deque[Future[list[Any]]] = deque()
-        while chunk := list(islice(remaining, _WORKER_CHUNK)):
-            pending.append(pool.submit(_apply_to_all, work, chunk))
-            if len(pending) > _CHUNKS_AHEAD * num_workers:
+        try:
+            while chunk := [_freeze(work, item) for item in islice(remaining, _WORKER_CHUNK)]:
+                pending.append(pool.submit(_apply_to_all, work, chunk))
+                if len(pending) > _CHUNKS_AHEAD * num_workers:
+                    yield from pending.popleft().result()
+        finally:
+            # Also when the input breaks off: what was read before still gets its result.
+            while pending and not isinstance(sys.exception(), GeneratorExit):
                 yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
+            for future in pending:
+                future.cancel()
 
 
-def _apply_to_all(work: Callable[[Any], Any], chunk: list[Any]) -> list[Any]:
-    return [work(item) for item in chunk]
+def _freeze(work: Callable[[Any], Any], item: tuple[int, Molecule]) -> bytes | FeaturizedMolecule:
+    """An item as it is now, for a worker: the caller may change its molecule the moment the next one is read."""
+    index, molecule = item
+    if isinstance(molecule, Chem.Mol):
+        # RDKit's own pickles round coordinates to float32.
+        options = Chem.PropertyPickleOptions.AllProps | Chem.PropertyPickleOptions.CoordsAsDouble
+        return pickle.dumps((index, _FrozenMolecule(molecule.ToBinary(int(options)))))
+    try:
+        return pickle.dumps(item)
+    except Exception:
+        return work(item)
+
+
+@dataclass(frozen=True)
+class _FrozenMolecule:
+    binary: Any
+
+
+def _apply_to_all(work: Callable[[Any], Any], chunk: list[bytes | FeaturizedMolecule]) -> list[Any]:
+    return [work(_thaw(item)) if isinstance(item, bytes) else item for item in chunk]
+
+
+def _thaw(frozen: bytes) -> tuple[int, Any]:
+    index, molecule = pickle.loads(frozen)
+    return index, Chem.Mol(molecule.binary) if isinstance(molecule, _FrozenMolecule) else molecule
 
 
 def featurize_molecule(numbered: tuple[int, Molecule], settings: FeaturizerSettings) -> FeaturizedMolecule:
@@ -368,7 +435,8 @@ def _featurize_graph(index: int, molecule: Chem.Mol, settings: FeaturizerSetting
     _check_size(count, settings)
     # A molecule's own conformers win over generated ones, however many were asked for.
     given = given_conformers(heavy, max(1, settings.conformers.num_conformers))
-    conformers = given or generate_conformers(molecule, settings.conformers)
+    # From the sanitised heavy atoms: an edited molecule may carry hydrogen counts of its past.
+    conformers = given or generate_conformers(heavy, settings.conformers)
     graph = graph_features(heavy) if settings.use_graph_features else dropped_graph_features(count)
     features = {**_atom_inputs([atom.GetAtomicNum() for atom in heavy.GetAtoms()]), **graph}
     complete = FeaturizedMolecule(index, features, tuple(conformers), count, settings.use_graph_features)
@@ -403,6 +471,7 @@ def _featurize_arrays(index: int, arrays: dict[str, Any], settings: FeaturizerSe
         bonds = [tuple(bond) for bond in arrays["bonds"]]
         molecule = molecule_from_arrays(atomic_numbers, coordinates, bonds, arrays.get("formal_charges"))
         return _featurize_graph(index, molecule, settings)
+    checked_charges(arrays.get("formal_charges"), len(atomic_numbers))
     heavy = atomic_numbers != 1
     atomic_numbers, coordinates = atomic_numbers[heavy], coordinates[heavy]
     count = len(atomic_numbers)

@@ -653,6 +653,13 @@ class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
         std = self.config.label_std or [1.0] * self.num_labels
         return like.new_tensor(mean, dtype=torch.float32), like.new_tensor(std, dtype=torch.float32)
 
+    def _shaped_labels(self, labels: Tensor, predictions: Tensor) -> Tensor:
+        if labels.ndim == 1 and self.num_labels == 1:
+            labels = labels.unsqueeze(-1)
+        if labels.shape != predictions.shape:
+            raise ValueError(f"labels {tuple(labels.shape)} do not fit predictions {tuple(predictions.shape)}")
+        return labels.float()
+
     @can_return_tuple
     def forward(
         self,
@@ -688,7 +695,7 @@ class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
         mean, std = self._label_statistics(standardised)
         loss = None
         if labels is not None:
-            targets = (labels.float().view(-1, self.num_labels) - mean) / std
+            targets = (self._shaped_labels(labels, standardised) - mean) / std
             loss = regression_loss(standardised, targets, self.config.loss_function)
         return UniMol2PropertyOutput(
             loss=loss,

@@ -96,12 +96,19 @@ def parse_smiles(smiles: str) -> Chem.Mol:
     """
     if not isinstance(smiles, str):
         raise MoleculeTypeError(f"a SMILES string is needed, not {type(smiles).__name__}", smiles)
-    if not smiles.strip():
+    text = smiles.strip()
+    if not text:
         raise EmptyMoleculeError("the SMILES is empty; give at least one heavy atom", smiles)
+    # RDKit would stop at the first blank and take the rest for a name: half a molecule, silently.
+    _, _, rest = text.replace("\t", " ").replace("\n", " ").partition(" ")
+    if rest and not rest.lstrip().startswith("|"):
+        raise SmilesParseError(f"text after the SMILES ({rest.strip()[:40]!r}); give the SMILES alone", smiles)
     with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles.strip())
+        molecule = Chem.MolFromSmiles(text)
         if molecule is None:
-            raise _diagnose_smiles(smiles.strip())
+            raise _diagnose_smiles(text)
+    # Coordinates in a CXSMILES extension are a drawing, in no unit of length.
+    molecule.RemoveAllConformers()
     return molecule
 
 
@@ -116,18 +123,24 @@ def _diagnose_smiles(smiles: str) -> MoleculeError:
 
 
 def remove_hydrogens(molecule: Chem.Mol) -> Chem.Mol:
-    """The molecule's heavy atoms, in order, conformers kept; every hydrogen goes, isotopes and ions too.
+    """The molecule's heavy atoms, in order and sanitised, conformers kept; every hydrogen goes, isotopes and ions too.
 
     Raises:
+        MoleculeTypeError: it is a query.
         SanitizationError: RDKit cannot sanitise what remains.
         EmptyMoleculeError: nothing remains.
         UnsupportedAtomError: a wildcard atom remains.
     """
+    if any(atom.HasQuery() for atom in molecule.GetAtoms()):
+        raise MoleculeTypeError("a query (SMARTS) is no molecule; read it with MolFromSmiles")
+    if molecule.NeedsUpdatePropertyCache():
+        molecule = Chem.Mol(molecule)
+        molecule.UpdatePropertyCache(strict=False)
     with rdBase.BlockLogs():
         try:
             heavy = Chem.RemoveAllHs(molecule)
         except Chem.MolSanitizeException as error:
-            raise SanitizationError(f"chemically impossible: {error}; sanitise the molecule first") from error
+            raise SanitizationError(f"chemically impossible: {error}; correct valences or charges") from error
     check_atoms([atom.GetAtomicNum() for atom in heavy.GetAtoms()])
     return heavy
 
@@ -168,9 +181,7 @@ def molecule_from_arrays(
     """
     editable = Chem.RWMol()
     hydrogens_given = bool((atomic_numbers == 1).any())
-    charges = [0] * len(atomic_numbers) if formal_charges is None else [int(charge) for charge in formal_charges]
-    if len(charges) != len(atomic_numbers):
-        raise MoleculeError(f"{len(charges)} formal charges for {len(atomic_numbers)} atoms; give one per atom")
+    charges = checked_charges(formal_charges, len(atomic_numbers))
     for number, charge in zip(atomic_numbers, charges, strict=True):
         atom = Chem.Atom(int(number))
         atom.SetFormalCharge(charge)
@@ -184,11 +195,30 @@ def molecule_from_arrays(
     return _sanitise_with_stereo(editable.GetMol())
 
 
+def checked_charges(formal_charges: Sequence[int] | None, count: int) -> list[int]:
+    """Formal charges as whole numbers, zeros where none are given; raises `MoleculeError` for anything else."""
+    if formal_charges is None:
+        return [0] * count
+    if len(formal_charges) != count:
+        raise MoleculeError(f"{len(formal_charges)} formal charges for {count} atoms; give one per atom")
+    try:
+        return [_whole_number(charge) for charge in formal_charges]
+    except (TypeError, ValueError) as error:
+        raise MoleculeError(f"formal charges must be whole numbers: {error}") from error
+
+
+def _whole_number(value: Any) -> int:
+    """An integer, also one that NumPy holds as a float because a neighbour (a bond order of 1.5) is one."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)
+    return operator.index(value)
+
+
 def _add_bond(molecule: Chem.RWMol, bond: Sequence[Any]) -> None:
     if len(bond) != 3:
         raise MoleculeError(f"bond {tuple(bond)} needs (first atom, second atom, order)")
     try:
-        first, second = operator.index(bond[0]), operator.index(bond[1])
+        first, second = _whole_number(bond[0]), _whole_number(bond[1])
         order = _BOND_ORDERS[float(bond[2])]
     except (TypeError, ValueError, KeyError) as error:
         raise MoleculeError(
@@ -229,9 +259,10 @@ def center_coordinates(coordinates: NDArray[np.floating[Any]]) -> FloatArray:
     Raises:
         CoordinatesError: a value is not finite, or several atoms all lie in one point.
     """
-    if not np.isfinite(coordinates).all():
-        raise CoordinatesError("coordinates hold NaN or infinite values; give finite positions in angstrom")
-    centred = (coordinates - coordinates.mean(axis=0)).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        centred: FloatArray = (coordinates - coordinates.mean(axis=0)).astype(np.float32)
+    if not np.isfinite(centred).all():
+        raise CoordinatesError("coordinates hold NaN, infinite or huge values; give finite positions in angstrom")
     if len(centred) > 1 and not np.ptp(coordinates, axis=0).any():
         raise CoordinatesError("all atoms lie in one point; the conformer was never computed")
     return centred

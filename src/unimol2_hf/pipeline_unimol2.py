@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from types import GeneratorType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
+
+from .feature_extraction_unimol2 import is_single_molecule
 
 _FEATURIZER_SETTINGS = (
     "num_conformers",
@@ -47,6 +51,9 @@ class MoleculePipeline(Pipeline):
         return {}
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # The base class takes whatever is no list, generator or dataset for a single input.
+        if not is_single_molecule(inputs) and not isinstance(inputs, list | GeneratorType | Dataset):
+            inputs = (item for item in inputs) if isinstance(inputs, Iterator) else list(inputs)
         if isinstance(inputs, list) and not inputs:
             return []
         return super().__call__(inputs, *args, **kwargs)
@@ -79,6 +86,8 @@ class MoleculePipeline(Pipeline):
         self, featurized: Iterable[Any], batch_size: int, **forward_params: Any
     ) -> Iterator[dict[str, Any]]:
         """Results, in order, for molecules that went through `UniMol2FeatureExtractor.featurize` already."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; use at least 1")
         remaining = iter(featurized)
         while batch := list(islice(remaining, batch_size)):
             yield from self._run_batch(batch, forward_params)
@@ -92,16 +101,18 @@ class MoleculePipeline(Pipeline):
         if rows:
             batch = self.feature_extractor.pad(rows)
             outputs = iter(self.forward(batch, **forward_params)["rows"])
-        return [self.postprocess((molecule, list(islice(outputs, len(molecule.conformers))))) for molecule in molecules]
+        pairs = [(molecule, list(islice(outputs, len(molecule.conformers)))) for molecule in molecules]
+        return [self.postprocess(pair, **forward_params) for pair in pairs]
 
     def postprocess(self, model_outputs: tuple[Any, list[Any]], **parameters: Any) -> dict[str, Any]:
         molecule, outputs = model_outputs
-        result = self._result(outputs)
-        result["conformers"] = molecule.provenance()
-        result["error"] = None if molecule.error is None else molecule.error.reason
-        return result
+        error = None if molecule.error is None else molecule.error.reason
+        if outputs and not all(_is_finite(output) for output in outputs):
+            outputs, error = [], "the model's output is not finite; check its weights and precision"
+        return {**self._result(outputs, **parameters), "conformers": molecule.provenance(), "error": error}
 
-    def _result(self, outputs: list[Any]) -> dict[str, Any]:
+    def _result(self, outputs: list[Any], **parameters: Any) -> dict[str, Any]:
+        """The task's part of a result; of empty outputs, the same keys with None."""
         raise NotImplementedError
 
 
@@ -129,8 +140,8 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
             rows.append({**row, "atom_embeddings": own_atoms} if per_atom else row)
         return {"rows": rows}
 
-    def _result(self, outputs: list[dict[str, Tensor]]) -> dict[str, Any]:
-        names = outputs[0] if outputs else ("embedding",)
+    def _result(self, outputs: list[dict[str, Tensor]], **parameters: Any) -> dict[str, Any]:
+        names = ("embedding", "atom_embeddings") if parameters.get("per_atom") else ("embedding",)
         return {
             name: torch.stack([row[name] for row in outputs]).mean(0).numpy() if outputs else None for name in names
         }
@@ -145,12 +156,17 @@ class MoleculePropertyPipeline(MoleculePipeline):
     def _forward(self, input_tensors: Any) -> dict[str, Any]:
         return {"rows": list(self.model(**input_tensors).logits.unbind(0))}
 
-    def _result(self, outputs: list[Tensor]) -> dict[str, Any]:
+    def _result(self, outputs: list[Tensor], **parameters: Any) -> dict[str, Any]:
         if not outputs:
             return {"predictions": None}
         values = torch.stack(outputs).mean(0).tolist()
         id2label = self.model.config.id2label
         return {"predictions": {str(id2label[index]): value for index, value in enumerate(values)}}
+
+
+def _is_finite(output: Tensor | dict[str, Tensor]) -> bool:
+    tensors = output.values() if isinstance(output, dict) else (output,)
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _iterate(inputs: Any) -> Iterable[Any]:

@@ -7,24 +7,39 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments, set_seed
 
 from ..configuration_unimol2 import SCALES, UniMol2Config
 from ..data_collator import DataCollatorForUniMol2
-from ..errors import TableError
+from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
 from ..pipeline_unimol2 import MoleculePropertyPipeline
 from .featurized_table import FeaturizedDataset, featurize_with_progress
 from .metrics import metrics_by_target, regression_metrics
 from .plots import save_parity_plot
-from .tables import TEST, TRAIN, UNUSED, VALID, LabelledTable, read_labelled_table
+from .tables import (
+    PREDICTED,
+    SPLIT_METHODS,
+    TEST,
+    TRAIN,
+    UNUSED,
+    VALID,
+    LabelledTable,
+    check_parts,
+    read_labelled_table,
+)
 
 FloatArray = NDArray[np.floating[Any]]
 
+SMALLEST_RELATIVE_STD = 1e-4
+LOSSES = ("smooth_l1", "l1", "mse")
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
@@ -64,6 +79,14 @@ class FinetuneSettings:
     seed: int = 0
     num_workers: int = 2
 
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise TableError(f"unknown loss {self.loss!r}; use one of {', '.join(LOSSES)}")
+        if self.split_method not in SPLIT_METHODS:
+            raise TableError(f"unknown split {self.split_method!r}; use one of {', '.join(SPLIT_METHODS)}")
+        if self.seed < 0:
+            raise TableError(f"seed is {self.seed}; use 0 or more")
+
 
 def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
     """Fine-tune, evaluate on the held-out part, and write model, metrics, predictions, row report and parity plot.
@@ -74,6 +97,7 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
     Raises:
         TableError: the table cannot be used (see `read_labelled_table`), or every molecule of a part failed.
     """
+    _check_output_folder(output_dir)
     table = read_labelled_table(
         data, settings.smiles_column, settings.targets, settings.split_column, settings.split_method, settings.seed
     )
@@ -87,11 +111,25 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
     trainer.train()
     trainer.save_model(str(output_dir))
     predictions = _predict_all(model, extractor, molecules, settings.batch_size)
+    _require_finite(predictions, molecules)
     report = _evaluate(table, molecules, predictions, means)
     _write_outputs(output_dir, table, molecules, predictions, report)
     (output_dir / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     print_report(console, report, output_dir)
     return report
+
+
+def _check_output_folder(output_dir: Path) -> None:
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
+
+
+def _require_finite(predictions: FloatArray, molecules: list[FeaturizedMolecule]) -> None:
+    usable = np.array([molecule.error is None for molecule in molecules])
+    if not np.isfinite(predictions[usable]).all():
+        raise ModelError("training diverged: predictions are not finite; lower the learning rate")
 
 
 def load_feature_extractor(settings: FinetuneSettings) -> UniMol2FeatureExtractor:
@@ -118,8 +156,37 @@ def load_model(settings: FinetuneSettings, means: list[float], stds: list[float]
     }
     if settings.model.lower() in SCALES:
         return UniMol2ForPropertyRegression(UniMol2Config.from_scale(settings.model, **overrides))
-    config = UniMol2Config.from_pretrained(settings.model, **overrides)
-    return UniMol2ForPropertyRegression.from_pretrained(settings.model, config=config, ignore_mismatched_sizes=True)
+    return load_regression_model(settings.model, new_head=True, **overrides)
+
+
+def load_regression_model(model: str, new_head: bool = False, **overrides: Any) -> UniMol2ForPropertyRegression:
+    """A regression model from a folder or Hub id, with every weight of its encoder.
+
+    Args:
+        new_head: whether the task head may be missing, or of another shape.
+        **overrides: fields of the config to replace.
+
+    Raises:
+        ModelError: it cannot be loaded, is no Uni-Mol2 model, or weights are missing.
+    """
+    try:
+        found = UniMol2Config.get_config_dict(model)[0].get("model_type")
+        if found != UniMol2Config.model_type:
+            raise ModelError(f"{model} holds a model of type {found!r}, not {UniMol2Config.model_type!r}")
+        config = UniMol2Config.from_pretrained(model, **overrides)
+        loaded, loading = UniMol2ForPropertyRegression.from_pretrained(
+            model, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise error if isinstance(error, ModelError) else ModelError(f"{model} cannot be loaded: {error}") from error
+    lacking = {*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])}
+    lacking = {name for name in lacking if not (new_head and name.startswith("classifier."))}
+    if lacking:
+        what = "is not fine-tuned" if all(name.startswith("classifier.") for name in lacking) else "is incomplete"
+        raise ModelError(
+            f"{model} {what}: no usable weights for {', '.join(sorted(lacking)[:3])} ({len(lacking)} in all)"
+        )
+    return loaded
 
 
 def _exclude_failed(table: LabelledTable, molecules: list[FeaturizedMolecule]) -> None:
@@ -127,17 +194,21 @@ def _exclude_failed(table: LabelledTable, molecules: list[FeaturizedMolecule]) -
     failed = np.array([molecule.error is not None for molecule in molecules])
     table.split[failed] = UNUSED
     for part in (TRAIN, VALID, TEST):
-        if not len(table.rows_of(part)):
+        if failed.any() and not len(table.rows_of(part)):
             reasons = sorted({str(molecule.error.reason) for molecule in molecules if molecule.error is not None})
             raise TableError(f"no usable molecule is left in the {part} part; failures: {'; '.join(reasons[:3])}")
 
 
 def _label_statistics(table: LabelledTable) -> tuple[list[float], list[float]]:
+    check_parts(table)
     labels = table.labels[table.rows_of(TRAIN)]
     means, stds = np.nanmean(labels, axis=0), np.nanstd(labels, axis=0)
-    if not (stds > 0).all():
-        constant = [target for target, std in zip(table.targets, stds, strict=True) if not std > 0]
-        raise TableError(f"target {', '.join(constant)} is constant over the usable training molecules")
+    for target, mean, std in zip(table.targets, means, stds, strict=True):
+        if std < SMALLEST_RELATIVE_STD * abs(mean):
+            raise TableError(
+                f"target {target} varies by {std:.3g} around {mean:.6g}: too little for single precision; "
+                "subtract the offset from the labels"
+            )
     return means.tolist(), stds.tolist()
 
 
@@ -258,7 +329,7 @@ def _row_report(table: LabelledTable, molecules: list[FeaturizedMolecule], predi
     columns: dict[str, Any] = {"smiles": table.smiles, "split": table.split}
     for number, target in enumerate(table.targets):
         columns[target] = table.labels[:, number]
-        columns[f"predicted_{target}"] = predictions[:, number]
+        columns[f"{PREDICTED}{target}"] = predictions[:, number]
     columns["conformer"] = [conformer_summary(molecule) for molecule in molecules]
     columns["error"] = ["" if molecule.error is None else molecule.error.reason for molecule in molecules]
     columns["note"] = table.notes
@@ -275,10 +346,12 @@ def print_report(console: Console, report: dict[str, Any], output_dir: Path) -> 
     table = Table("target", "n", "MAE", "RMSE", "R2", "MAE of the mean", title="held-out test part")
     for target, metrics in report[TEST].items():
         numbers = (metrics[name] for name in ("mae", "rmse", "r2", "baseline_mae"))
-        table.add_row(target, str(metrics["count"]), *("-" if value is None else f"{value:.3f}" for value in numbers))
+        table.add_row(
+            escape(target), str(metrics["count"]), *("-" if value is None else f"{value:.3f}" for value in numbers)
+        )
     console.print(table)
     rows = report["rows"]
     console.print(
         f"{rows['failed']} of {rows['all']} rows failed, {rows['with_flat_conformer']} have a flat conformer; "
-        f"see rows.csv, metrics.json and parity.png in {output_dir}"
+        f"see rows.csv, metrics.json and parity.png in {escape(str(output_dir))}"
     )

@@ -1,15 +1,19 @@
 """Tables of molecules: SMILES and labels in, splits, and a status for every row."""
 
+import csv
+import warnings
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
-from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 
 from ..errors import TableError
 
@@ -23,6 +27,9 @@ _SPLIT_NAMES = {
     "dev": VALID,
     "test": TEST,
 }
+_MISSING_WORDS = ("", "na", "n/a", "nan", "none", "null", "-", "?")
+PREDICTED = "predicted_"
+ROW_REPORT_COLUMNS = ("smiles", "split", "conformer", "error", "note")
 SPLIT_METHODS = ("scaffold", "random")
 
 
@@ -49,17 +56,30 @@ class LabelledTable:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV (gz too) with every cell as text; empty cells are missing.
+    """Read a CSV (compressed too) with every cell as the text it is; an empty cell is "".
+
+    Blank lines inside the table are rows; at its end they are not.
 
     Raises:
-        TableError: no such file, or not a table.
+        TableError: no such file, not a table, rows longer than the header, or a column name twice.
     """
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
+            table = pd.read_csv(path, index_col=False, **options)
+            header = pd.read_csv(path, header=None, nrows=1, **options).iloc[0].tolist()
     except FileNotFoundError as error:
         raise TableError(f"{path} does not exist") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise TableError(f"{path} is no CSV table: {error}") from error
+    except pd.errors.ParserWarning as error:
+        raise TableError(f"{path} has rows with more cells than the header; remove trailing commas") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, csv.Error) as error:
+        raise TableError(f"{path} is no CSV table in UTF-8 ({error}); export it as CSV (UTF-8)") from error
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise TableError(f"{path} has the column {', '.join(repeated)} more than once; rename one")
+    filled = np.flatnonzero((table != "").any(axis=1))
+    return table.iloc[: filled[-1] + 1 if len(filled) else 0]
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -84,12 +104,11 @@ def read_labelled_table(
             lacks a training or a test part.
     """
     table = read_table(path)
-    if not targets:
-        raise TableError("name at least one target column")
     require_columns(table, [smiles_column, *targets, *([split_column] if split_column else [])])
+    _check_target_names(targets, smiles_column, split_column)
     notes = [""] * len(table)
     labels = np.stack([_parse_labels(table[target], target, notes) for target in targets], axis=1)
-    smiles = table[smiles_column].fillna("").tolist()
+    smiles = table[smiles_column].tolist()
     if split_column:
         split = _parse_split(table[split_column], split_column, notes)
     else:
@@ -99,8 +118,18 @@ def read_labelled_table(
         _note(notes, int(row), "no label")
     split[unlabelled] = UNUSED
     labelled = LabelledTable(smiles, labels, split, notes, list(targets))
-    _check_parts(labelled)
+    check_parts(labelled)
     return labelled
+
+
+def _check_target_names(targets: Sequence[str], smiles_column: str, split_column: str | None) -> None:
+    """The row report holds labels and predictions side by side, so no name may serve twice."""
+    if not targets:
+        raise TableError("name at least one target column")
+    taken = [*ROW_REPORT_COLUMNS, *targets, *(f"{PREDICTED}{target}" for target in targets)]
+    clashing = [name for name in targets if taken.count(name) > 1 or name in (smiles_column, split_column)]
+    if clashing:
+        raise TableError(f"target {', '.join(sorted(set(clashing)))} clashes with another column; rename it")
 
 
 def _note(notes: list[str], row: int, text: str) -> None:
@@ -109,10 +138,11 @@ def _note(notes: list[str], row: int, text: str) -> None:
 
 def _parse_labels(column: pd.Series, target: str, notes: list[str]) -> NDArray[np.float64]:
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, copy=True)
-    unreadable = column.notna().to_numpy() & ~np.isfinite(values)
-    for row in np.flatnonzero(unreadable):
+    unusable = ~(np.abs(values) <= np.finfo(np.float32).max)
+    missing = column.str.strip().str.lower().isin(_MISSING_WORDS).to_numpy()
+    for row in np.flatnonzero(unusable & ~missing):
         _note(notes, int(row), f"label {column.iloc[row]!r} of {target} is no finite number, taken as missing")
-    values[~np.isfinite(values)] = np.nan
+    values[unusable] = np.nan
     return values
 
 
@@ -130,15 +160,28 @@ def make_split(smiles: Sequence[str], method: str, seed: int) -> NDArray[np.str_
         raise TableError(f"unknown split {method!r}; use one of {', '.join(SPLIT_METHODS)}")
     if len(smiles) < 10:
         raise TableError(f"{len(smiles)} molecules are too few to split; give a split column")
-    rows = np.arange(len(smiles))
-    groups = np.array([_scaffold(text) for text in smiles]) if method == "scaffold" else None
-    splitter = GroupShuffleSplit if method == "scaffold" else ShuffleSplit
-    train, rest = next(splitter(1, test_size=0.2, random_state=seed).split(rows, groups=groups))
-    rest_groups = None if groups is None else groups[rest]
-    valid, test = next(splitter(1, test_size=0.5, random_state=seed).split(rest, groups=rest_groups))
-    split = np.full(len(smiles), UNUSED, dtype="<U5")
-    split[train], split[rest[valid]], split[rest[test]] = TRAIN, VALID, TEST
+    groups = [_scaffold(text) for text in smiles] if method == "scaffold" else list(range(len(smiles)))
+    names, sizes = np.unique(np.array(groups), return_counts=True)
+    parts = _assign_groups(sizes, len(smiles) // 10, seed)
+    split = np.array(parts, dtype="<U5")[np.searchsorted(names, np.array(groups))]
+    if set(split) != {TRAIN, VALID, TEST}:
+        raise TableError(
+            f"{len(names)} scaffolds, the largest with {sizes.max()} of {len(smiles)} molecules, leave nothing "
+            "to hold out; use the random split or a split column"
+        )
     return split
+
+
+def _assign_groups(sizes: NDArray[np.intp], room: int, seed: int) -> list[str]:
+    """A part for each group: in random order, what fits goes to test, then to valid, the rest to train."""
+    parts = [TRAIN] * len(sizes)
+    left = {TEST: room, VALID: room}
+    for group in np.random.default_rng(seed).permutation(len(sizes)):
+        fitting = next((part for part in left if sizes[group] <= left[part]), None)
+        if fitting is not None:
+            parts[group] = fitting
+            left[fitting] -= int(sizes[group])
+    return parts
 
 
 def _scaffold(smiles: str) -> str:
@@ -149,7 +192,8 @@ def _scaffold(smiles: str) -> str:
     return scaffold or f"acyclic {smiles}"
 
 
-def _check_parts(table: LabelledTable) -> None:
+def check_parts(table: LabelledTable) -> None:
+    """Raise `TableError` where a part of the split is empty or a target has fewer than two training labels."""
     for part in (TRAIN, VALID, TEST):
         if not len(table.rows_of(part)):
             raise TableError(f"no labelled row in the {part} part of the split")
