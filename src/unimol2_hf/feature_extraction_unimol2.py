@@ -2,7 +2,6 @@
 
 import multiprocessing
 import pickle
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -349,17 +348,31 @@ def _map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers:
     remaining = iter(items)
     with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
         pending: deque[Future[list[Any]]] = deque()
-        try:
-            while chunk := [_freeze(work, item) for item in islice(remaining, _WORKER_CHUNK)]:
-                pending.append(pool.submit(_apply_to_all, work, chunk))
-                if len(pending) > _CHUNKS_AHEAD * num_workers:
-                    yield from pending.popleft().result()
-        finally:
-            # Also when the input breaks off: what was read before still gets its result.
-            while pending and not isinstance(sys.exception(), GeneratorExit):
+        broken: Exception | None = None
+        while broken is None:
+            chunk, broken = _read_chunk(work, remaining)
+            if not chunk:
+                break
+            pending.append(pool.submit(_apply_to_all, work, chunk))
+            if len(pending) > _CHUNKS_AHEAD * num_workers:
                 yield from pending.popleft().result()
-            for future in pending:
-                future.cancel()
+        while pending:
+            yield from pending.popleft().result()
+        if broken is not None:
+            raise broken
+
+
+def _read_chunk(
+    work: Callable[[Any], Any], remaining: Iterator[Any]
+) -> tuple[list[bytes | FeaturizedMolecule], Exception | None]:
+    """The next items, and the error with which the input broke off, if it did."""
+    chunk: list[bytes | FeaturizedMolecule] = []
+    try:
+        for item in islice(remaining, _WORKER_CHUNK):
+            chunk.append(_freeze(work, item))
+    except Exception as error:
+        return chunk, error
+    return chunk, None
 
 
 def _freeze(work: Callable[[Any], Any], item: tuple[int, Molecule]) -> bytes | FeaturizedMolecule:

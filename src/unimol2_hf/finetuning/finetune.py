@@ -1,6 +1,7 @@
 """Fine-tune a Uni-Mol2 model on a table, with the Hugging Face Trainer."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from safetensors import SafetensorError
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from ..configuration_unimol2 import SCALES, UniMol2Config
 from ..data_collator import DataCollatorForUniMol2
@@ -98,6 +108,8 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
         TableError: the table cannot be used (see `read_labelled_table`), or every molecule of a part failed.
     """
     _check_output_folder(output_dir)
+    if settings.model.lower() not in SCALES:
+        check_model_type(settings.model)
     table = read_labelled_table(
         data, settings.smiles_column, settings.targets, settings.split_column, settings.split_method, settings.seed
     )
@@ -111,7 +123,6 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
     trainer.train()
     trainer.save_model(str(output_dir))
     predictions = _predict_all(model, extractor, molecules, settings.batch_size)
-    _require_finite(predictions, molecules)
     report = _evaluate(table, molecules, predictions, means)
     _write_outputs(output_dir, table, molecules, predictions, report)
     (output_dir / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
@@ -126,10 +137,22 @@ def _check_output_folder(output_dir: Path) -> None:
         raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
 
 
-def _require_finite(predictions: FloatArray, molecules: list[FeaturizedMolecule]) -> None:
-    usable = np.array([molecule.error is None for molecule in molecules])
-    if not np.isfinite(predictions[usable]).all():
-        raise ModelError("training diverged: predictions are not finite; lower the learning rate")
+class StopWhenDiverged(TrainerCallback):
+    """Raises `ModelError` at the first validation loss that is not finite; the Trainer itself would train on."""
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        loss = (metrics or {}).get("eval_loss", 0.0)
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"training diverged in epoch {state.epoch:.0f}: validation loss {loss}; lower the learning rate"
+            )
 
 
 def load_feature_extractor(settings: FinetuneSettings) -> UniMol2FeatureExtractor:
@@ -159,6 +182,16 @@ def load_model(settings: FinetuneSettings, means: list[float], stds: list[float]
     return load_regression_model(settings.model, new_head=True, **overrides)
 
 
+def check_model_type(model: str) -> None:
+    """Raise `ModelError` unless a folder or Hub id says that it holds a Uni-Mol2 model."""
+    try:
+        found = UniMol2Config.get_config_dict(model)[0].get("model_type")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model} cannot be loaded: {error}") from error
+    if found != UniMol2Config.model_type:
+        raise ModelError(f"{model} holds no Uni-Mol2 model (its model_type is {found!r})")
+
+
 def load_regression_model(model: str, new_head: bool = False, **overrides: Any) -> UniMol2ForPropertyRegression:
     """A regression model from a folder or Hub id, with every weight of its encoder.
 
@@ -169,16 +202,14 @@ def load_regression_model(model: str, new_head: bool = False, **overrides: Any) 
     Raises:
         ModelError: it cannot be loaded, is no Uni-Mol2 model, or weights are missing.
     """
+    check_model_type(model)
     try:
-        found = UniMol2Config.get_config_dict(model)[0].get("model_type")
-        if found != UniMol2Config.model_type:
-            raise ModelError(f"{model} holds a model of type {found!r}, not {UniMol2Config.model_type!r}")
         config = UniMol2Config.from_pretrained(model, **overrides)
         loaded, loading = UniMol2ForPropertyRegression.from_pretrained(
             model, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise error if isinstance(error, ModelError) else ModelError(f"{model} cannot be loaded: {error}") from error
+        raise ModelError(f"{model} cannot be loaded: {error}") from error
     lacking = {*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])}
     lacking = {name for name in lacking if not (new_head and name.startswith("classifier."))}
     if lacking:
@@ -225,7 +256,9 @@ def _make_trainer(
         return FeaturizedDataset([molecules[row] for row in rows], table.labels[rows], part == TRAIN)
 
     stds = np.array(model.config.label_std)
-    callbacks = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
+    callbacks: list[TrainerCallback] = [StopWhenDiverged()]
+    if settings.patience:
+        callbacks.append(EarlyStoppingCallback(settings.patience))
     return Trainer(
         model=model,
         args=training_arguments(settings, output_dir),

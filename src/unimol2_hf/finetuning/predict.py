@@ -52,8 +52,8 @@ def predict(
     ]
     pd.concat(predicted).to_csv(output, index=False)
     console.print(
-        f"{counts['rows']} rows written to {escape(str(output))}: {counts['failed']} failed (reason in the error column), "
-        f"{counts['flat']} from a flat conformer"
+        f"{counts['rows']} rows written to {escape(str(output))}: {counts['failed']} failed "
+        f"(reason in the error column), {counts['flat']} from a flat conformer"
     )
     return counts
 
