@@ -22,7 +22,7 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
     UniMol2Model,
 )
-from unimol2_hf.modeling_unimol2 import UniMol2Layer, regression_loss
+from unimol2_hf.modeling_unimol2 import ReadOut, UniMol2Layer, regression_loss
 
 Rows = list[dict[str, Any]]
 Answer = dict[str, Tensor]
@@ -189,6 +189,42 @@ def test_factorised_outer_product_equals_the_materialised(
     for output in outputs:
         output.loss.backward()
     assert_gradients_agree(pretraining_model, naive)
+
+
+@pytest.mark.parametrize("read_out", ["atoms", "cls"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_read_outs_skip_only_what_nobody_reads(
+    read_out: ReadOut,
+    attention: str,
+    pretraining_model: UniMol2ForPreTraining,
+    extractor: UniMol2FeatureExtractor,
+    mixed_rows: Rows,
+) -> None:
+    model = pretraining_model.unimol2
+    model.set_attn_implementation(attention)
+    twin = copy.deepcopy(model)
+    batch = extractor.pad(mixed_rows[:16])
+    whole, part = model(**batch), twin(**batch, read_out=read_out)
+    states = whole.last_hidden_state if read_out == "atoms" else whole.last_hidden_state[:, :1]
+    assert relative_difference(part.last_hidden_state, states) <= 1e-6
+    assert part.pair_hidden_state is None
+    weights = torch.randn_like(states)
+    (states * weights).sum().backward()
+    (part.last_hidden_state * weights).sum().backward()
+    skipped = {name for name, p in twin.named_parameters() if p.grad is None}
+    last = f"layers.{len(model.layers) - 1}."
+    assert skipped
+    assert all(name.startswith(last) for name in skipped)
+    assert_gradients_agree(twin, model)
+
+
+def test_recording_states_computes_everything(
+    pretraining_model: UniMol2ForPreTraining, extractor: UniMol2FeatureExtractor
+) -> None:
+    model = pretraining_model.unimol2
+    output = model(**extractor("CCO"), read_out="cls", output_pair_hidden_states=True)
+    assert output.last_hidden_state.shape[1] == 4
+    assert torch.equal(output.pair_hidden_states[-1], output.pair_hidden_state)
 
 
 def test_padding_never_reaches_an_answer(

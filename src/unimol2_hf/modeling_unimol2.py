@@ -5,9 +5,9 @@ H heads, d the inner width of the outer product and the triangle update.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimol2 import UniMol2Config
+
+ReadOut = Literal["pairs", "atoms", "cls"]
 
 NUM_FEATURE_ROWS = 512
 NUM_DEGREE_ROWS = 128
@@ -225,11 +227,15 @@ class UniMol2Attention(nn.Module):
         hidden_states: Tensor,
         pair_states: Tensor,
         attention_mask: Tensor,
+        cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
+        """Attend from every position, or from the CLS alone."""
         batch, length, width = hidden_states.shape
         heads = self.qkv_proj(hidden_states).view(batch, length, 3, -1, self.head_dim)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
+        if cls_only:
+            query, pair_states = query[:, :, :1], pair_states[:, :1]
         interface: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -244,7 +250,7 @@ class UniMol2Attention(nn.Module):
             position_bias=self.pair_bias_proj(pair_states).permute(0, 3, 1, 2),
             **kwargs,
         )
-        return self.o_proj(output.reshape(batch, length, width)), weights
+        return self.o_proj(output.reshape(batch, -1, width)), weights
 
 
 class UniMol2FeedForward(nn.Module):
@@ -340,11 +346,17 @@ class UniMol2Layer(GradientCheckpointingLayer):
         attention_mask: Tensor,
         token_mask: Tensor,
         lengths: Tensor,
+        read_out: ReadOut = "pairs",
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor]:
-        attended, _ = self.attention(self.attention_norm(hidden_states), pair_states, attention_mask, **kwargs)
-        hidden_states = hidden_states + self.dropout(attended)
+        """Both tracks after the layer; a last layer computes no more than its read-out needs."""
+        cls_only = read_out == "cls"
+        normed = self.attention_norm(hidden_states)
+        attended, _ = self.attention(normed, pair_states, attention_mask, cls_only=cls_only, **kwargs)
+        hidden_states = (hidden_states[:, :1] if cls_only else hidden_states) + self.dropout(attended)
         hidden_states = hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+        if read_out != "pairs":
+            return hidden_states, pair_states
         outer = self.outer_product(self.outer_product_norm(hidden_states), token_mask, lengths)
         pair_states = pair_states + self.dropout(outer)
         triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths)
@@ -420,6 +432,7 @@ class UniMol2Model(UniMol2PreTrainedModel):
         pair_types: Tensor,
         coordinates: Tensor,
         attention_mask: Tensor | None = None,
+        read_out: ReadOut = "pairs",
         **kwargs: Unpack[TransformersKwargs],
     ) -> UniMol2ModelOutput:
         """Encode a padded batch.
@@ -433,6 +446,9 @@ class UniMol2Model(UniMol2PreTrainedModel):
             pair_types: (B, N, N, 2).
             coordinates: (B, N, 3), angstrom. No gradient flows back through the distances.
             attention_mask: (B, N), 1 for atoms; by default the atoms whose token is not padding.
+            read_out: what the caller will read, so that the last layer computes no more: "pairs" is everything;
+                "atoms" leaves `pair_hidden_state` None; "cls" moreover leaves `last_hidden_state` (B, 1, D), the CLS
+                alone. Recording any states computes everything.
             **kwargs: `output_hidden_states`, `output_pair_hidden_states`, `output_attentions`, `return_dict`.
         """
         if attention_mask is None:
@@ -444,13 +460,22 @@ class UniMol2Model(UniMol2PreTrainedModel):
         token_mask = mask.unsqueeze(-1).to(hidden_states.dtype)
         lengths = self._normalizing_lengths(mask)
         key_mask = mask[:, None, None, :]
-        for layer in self.layers:
-            hidden_states, pair_states = layer(hidden_states, pair_states, key_mask, token_mask, lengths, **kwargs)
+        if self._records_states(kwargs):
+            read_out = "pairs"
+        for number, layer in enumerate(self.layers, start=1):
+            needed = read_out if number == len(self.layers) else "pairs"
+            hidden_states, pair_states = layer(
+                hidden_states, pair_states, key_mask, token_mask, lengths, needed, **kwargs
+            )
         return UniMol2ModelOutput(
             last_hidden_state=hidden_states,
             pooler_output=hidden_states[:, 0],
-            pair_hidden_state=pair_states,
+            pair_hidden_state=pair_states if read_out == "pairs" else None,
         )
+
+    def _records_states(self, kwargs: Mapping[str, Any]) -> bool:
+        flags = (f"output_{name}" for name in self._can_record_outputs)
+        return any(kwargs.get(flag, getattr(self.config, flag, False)) for flag in flags)
 
     def _normalizing_lengths(self, mask: Tensor) -> Tensor:
         """M of every molecule (B,), float32: its own length with the CLS, or the padded one on request."""
@@ -689,6 +714,7 @@ class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
             pair_types,
             coordinates,
             attention_mask,
+            read_out="cls",
             **kwargs,
         )
         standardised = self.classifier(encoded.pooler_output).float()

@@ -131,7 +131,8 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
         return chosen
 
     def _forward(self, input_tensors: Any, pooling: str = "cls", per_atom: bool = False) -> dict[str, Any]:
-        states = self.model(**input_tensors).last_hidden_state.float()
+        read_out = "cls" if pooling == "cls" and not per_atom else "atoms"
+        states = self.model(**input_tensors, read_out=read_out).last_hidden_state.float()
         atoms, mask = states[:, 1:], input_tensors["attention_mask"].bool()
         rows = []
         for index, molecule_mask in enumerate(mask):
