@@ -14,9 +14,10 @@ Model = TypeVar("Model", bound=nn.Module)
 class MaterialisedProjection(UniMol2OuterProductProjection):
     """W vec(a_i (x) b_j) + bias with the (B, S, S, d * d) tensor in memory."""
 
-    def forward(self, left: Tensor, right: Tensor, bias_scale: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, left: Tensor, right: Tensor, bias_scale: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
         outer = (left[:, :, None, :, None] * right[:, None, :, None, :]).flatten(-2)
-        return nn.functional.linear(outer, self.weight) + self.bias * bias_scale
+        update = nn.functional.linear(outer, self.weight) + self.bias * bias_scale
+        return update if residual is None else residual + update
 
 
 def with_materialised_outer_product(model: Model) -> Model:

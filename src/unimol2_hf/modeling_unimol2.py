@@ -273,13 +273,20 @@ class UniMol2OuterProductProjection(nn.Linear):
     W is applied to b first: S P d^2 + S^2 P d multiply-adds instead of S^2 P d^2.
     """
 
-    def forward(self, left: Tensor, right: Tensor, bias_scale: Tensor) -> Tensor:  # type: ignore[override]
-        """Pairs (B, S, S, P) from left and right (B, S, d); the bias is multiplied by bias_scale (B, 1, 1, 1)."""
+    def forward(self, left: Tensor, right: Tensor, bias_scale: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Pairs (B, S, S, P) from left and right (B, S, d), added to the residual if one is given.
+
+        The bias is multiplied by bias_scale (B, 1, 1, 1).
+        """
         batch, length, inner = left.shape
         # Row p * d + c of the reshaped weight holds W[p, c, :].
-        mapped = F.linear(right, self.weight.view(-1, inner)).view(batch, -1, inner)
-        product = torch.matmul(left, mapped.transpose(1, 2)).view(batch, length, length, -1)
-        return product + self.bias * bias_scale
+        mapped = F.linear(right, self.weight.view(-1, inner)).view(batch, -1, inner).transpose(1, 2)
+        bias = self.bias * bias_scale
+        if residual is not None and residual.dtype == left.dtype == mapped.dtype:
+            # The product adds onto the sum in place: one pass over the pairs instead of three.
+            return (residual + bias).view(batch, length, -1).baddbmm_(left, mapped).view_as(residual)
+        product = torch.matmul(left, mapped).view(batch, length, length, -1) + bias
+        return product if residual is None else residual + product
 
 
 class UniMol2OuterProduct(nn.Module):
@@ -290,11 +297,13 @@ class UniMol2OuterProduct(nn.Module):
         self.in_proj = nn.Linear(config.hidden_size, 2 * config.pair_inner_size)
         self.out_proj = UniMol2OuterProductProjection(config.pair_inner_size**2, config.pair_hidden_size)
 
-    def forward(self, hidden_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, token_mask: Tensor, lengths: Tensor, residual: Tensor | None = None
+    ) -> Tensor:
         left, right = (self.in_proj(hidden_states) * token_mask).chunk(2, dim=-1)
         left = left / (1 + OUTER_PRODUCT_EPS * lengths).to(left.dtype).view(-1, 1, 1)
         bias_scale = (1 / (OUTER_PRODUCT_EPS + 1 / lengths)).to(left.dtype).view(-1, 1, 1, 1)
-        return self.out_proj(left, right, bias_scale)
+        return self.out_proj(left, right, bias_scale, residual)
 
 
 class UniMol2TriangleUpdate(nn.Module):
@@ -311,13 +320,22 @@ class UniMol2TriangleUpdate(nn.Module):
         self.norm = nn.LayerNorm(inner, eps=config.layer_norm_eps)
         self.out_proj = nn.Linear(inner, width)
 
-    def forward(self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The gate and the update (B, S, S, P) that it multiplies."""
         edges, edge_gates, output_gate = self.in_proj(pair_states).split(self.split_sizes, dim=-1)
-        scale = token_mask * lengths.rsqrt().to(token_mask.dtype).view(-1, 1, 1)
-        edges = edges * edge_gates.sigmoid() * (scale.unsqueeze(2) * token_mask.unsqueeze(1))
-        left, right = edges.permute(0, 3, 1, 2).chunk(2, dim=1)
-        sums = torch.matmul(left, right.transpose(-1, -2)) + torch.matmul(left.transpose(-1, -2), right)
-        return output_gate * self.out_proj(self.norm(sums.permute(0, 2, 3, 1)))
+        # Channels first, so that each is one matrix product.
+        left, right = (edges * edge_gates.sigmoid()).permute(3, 0, 1, 2).chunk(2)
+        # Both sums run over a of a padded atom, so masking a is enough; and one factor carries both M^-1/2.
+        scale = token_mask / lengths.to(token_mask.dtype).view(-1, 1, 1)
+        left = left * (scale * token_mask.transpose(1, 2))
+        sums = self._triangle_sums(left.flatten(0, 1), right.flatten(0, 1))
+        sums = sums.unflatten(0, (-1, pair_states.shape[0])).permute(1, 2, 3, 0)
+        return output_gate, self.out_proj(self.norm(sums))
+
+    @staticmethod
+    def _triangle_sums(left: Tensor, right: Tensor) -> Tensor:
+        """a b^T + a^T b for stacks of matrices."""
+        return torch.baddbmm(torch.bmm(left, right.transpose(1, 2)), left.transpose(1, 2), right)
 
 
 class UniMol2Layer(GradientCheckpointingLayer):
@@ -357,12 +375,20 @@ class UniMol2Layer(GradientCheckpointingLayer):
         hidden_states = hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
         if read_out != "pairs":
             return hidden_states, pair_states
-        outer = self.outer_product(self.outer_product_norm(hidden_states), token_mask, lengths)
-        pair_states = pair_states + self.dropout(outer)
-        triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths)
-        pair_states = pair_states + self._dropout_shared_by_rows(triangles)
-        pair_states = pair_states + self.dropout(self.pair_mlp(self.pair_mlp_norm(pair_states)))
-        return hidden_states, pair_states
+        return hidden_states, self._update_pairs(hidden_states, pair_states, token_mask, lengths)
+
+    def _update_pairs(self, hidden_states: Tensor, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
+        atoms = self.outer_product_norm(hidden_states)
+        if self.training and self.dropout.p > 0:
+            pair_states = pair_states + self.dropout(self.outer_product(atoms, token_mask, lengths))
+        else:
+            pair_states = self.outer_product(atoms, token_mask, lengths, residual=pair_states)
+        gate, triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths)
+        pair_states = torch.addcmul(pair_states, gate, self._dropout_shared_by_rows(triangles))
+        update = self.dropout(self.pair_mlp(self.pair_mlp_norm(pair_states)))
+        # Added onto the fresh tensor: the pair track is too large to allocate once more. Not under autocast, where
+        # the update is narrower.
+        return update.add_(pair_states) if update.dtype == pair_states.dtype else pair_states + update
 
     def _dropout_shared_by_rows(self, pair_states: Tensor) -> Tensor:
         if not self.training:

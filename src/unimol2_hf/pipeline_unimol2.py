@@ -131,14 +131,14 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
         return chosen
 
     def _forward(self, input_tensors: Any, pooling: str = "cls", per_atom: bool = False) -> dict[str, Any]:
-        read_out = "cls" if pooling == "cls" and not per_atom else "atoms"
-        states = self.model(**input_tensors, read_out=read_out).last_hidden_state.float()
-        atoms, mask = states[:, 1:], input_tensors["attention_mask"].bool()
+        if pooling == "cls" and not per_atom:
+            pooled = self.model(**input_tensors, read_out="cls").pooler_output.float()
+            return {"rows": [{"embedding": vector} for vector in pooled]}
+        states = self.model(**input_tensors, read_out="atoms").last_hidden_state.float()
         rows = []
-        for index, molecule_mask in enumerate(mask):
-            own_atoms = atoms[index, molecule_mask]
-            row = {"embedding": states[index, 0] if pooling == "cls" else own_atoms.mean(0)}
-            rows.append({**row, "atom_embeddings": own_atoms} if per_atom else row)
+        for cls, atoms, mask in zip(states[:, 0], states[:, 1:], input_tensors["attention_mask"].bool(), strict=True):
+            row = {"embedding": cls if pooling == "cls" else atoms[mask].mean(0)}
+            rows.append({**row, "atom_embeddings": atoms[mask]} if per_atom else row)
         return {"rows": rows}
 
     def _result(self, outputs: list[dict[str, Tensor]], **parameters: Any) -> dict[str, Any]:
