@@ -34,6 +34,7 @@ from .errors import (
 )
 from .molecule_features import (
     UNREACHABLE_PATH,
+    atomic_numbers_of,
     check_atoms,
     checked_charges,
     dropped_graph_features,
@@ -451,7 +452,7 @@ def _featurize_graph(index: int, molecule: Chem.Mol, settings: FeaturizerSetting
     # From the sanitised heavy atoms: an edited molecule may carry hydrogen counts of its past.
     conformers = given or generate_conformers(heavy, settings.conformers)
     graph = graph_features(heavy) if settings.use_graph_features else dropped_graph_features(count)
-    features = {**_atom_inputs([atom.GetAtomicNum() for atom in heavy.GetAtoms()]), **graph}
+    features = {**_atom_inputs(atomic_numbers_of(heavy)), **graph}
     complete = FeaturizedMolecule(index, features, tuple(conformers), count, settings.use_graph_features)
     if count <= settings.max_atoms:
         return complete

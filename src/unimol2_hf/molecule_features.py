@@ -59,17 +59,20 @@ _BOND_STEREOS = (
     Chem.BondStereo.STEREOANY,
 )
 
-_CHIRALITY_INDEX = {tag: index for index, tag in enumerate(_CHIRALITIES)}
-_HYBRIDISATION_INDEX = {kind: index for index, kind in enumerate(_HYBRIDISATIONS)}
-_BOND_TYPE_INDEX = {kind: index for index, kind in enumerate(_BOND_TYPES)}
-_BOND_STEREO_INDEX = {kind: index for index, kind in enumerate(_BOND_STEREOS)}
+
+def _category_index(categories: Sequence[int], other: int) -> IntArray:
+    """Index of each RDKit enum value in a list, as an array to look values up in; `other` for what the list lacks."""
+    index = np.full(64, other, dtype=np.int16)
+    index[[int(category) for category in categories]] = np.arange(len(categories))
+    return index
+
 
 # The chirality list has no "misc": what it lacks (allene-like tags) is OTHER, where the reference crashes.
-_OTHER_CHIRALITY = len(_CHIRALITIES) - 1
-_MISC_HYBRIDISATION = len(_HYBRIDISATIONS)
-_MISC_BOND_TYPE = len(_BOND_TYPES)
+_CHIRALITY_INDEX = _category_index(_CHIRALITIES, len(_CHIRALITIES) - 1)
+_HYBRIDISATION_INDEX = _category_index(_HYBRIDISATIONS, len(_HYBRIDISATIONS))
+_BOND_TYPE_INDEX = _category_index(_BOND_TYPES, len(_BOND_TYPES))
 # The stereo list has no "misc" either; an atropisomer's tag is read as "some stereo, unknown which".
-_ANY_STEREO = len(_BOND_STEREOS) - 1
+_BOND_STEREO_INDEX = _category_index(_BOND_STEREOS, len(_BOND_STEREOS) - 1)
 
 _MAX_DEGREE, _MAX_CHARGE, _MAX_HYDROGENS, _MAX_RADICALS = 10, 5, 8, 4
 
@@ -131,7 +134,7 @@ def remove_hydrogens(molecule: Chem.Mol) -> Chem.Mol:
         EmptyMoleculeError: nothing remains.
         UnsupportedAtomError: a wildcard atom remains.
     """
-    if any(atom.HasQuery() for atom in molecule.GetAtoms()):
+    if molecule.HasQuery():
         raise MoleculeTypeError("a query (SMARTS) is no molecule; read it with MolFromSmiles")
     if molecule.NeedsUpdatePropertyCache():
         molecule = Chem.Mol(molecule)
@@ -141,14 +144,21 @@ def remove_hydrogens(molecule: Chem.Mol) -> Chem.Mol:
             heavy = Chem.RemoveAllHs(molecule)
         except Chem.MolSanitizeException as error:
             raise SanitizationError(f"chemically impossible: {error}; correct valences or charges") from error
-    check_atoms([atom.GetAtomicNum() for atom in heavy.GetAtoms()])
+    check_atoms(atomic_numbers_of(heavy))
     return heavy
+
+
+def atomic_numbers_of(molecule: Chem.Mol) -> list[int]:
+    """Atomic numbers in atom order."""
+    return [molecule.GetAtomWithIdx(index).GetAtomicNum() for index in range(molecule.GetNumAtoms())]
 
 
 def check_atoms(atomic_numbers: Sequence[int]) -> None:
     """Raise `EmptyMoleculeError` without heavy atoms, `UnsupportedAtomError` for what is no element."""
-    if not any(number != 1 for number in atomic_numbers):
+    if not set(atomic_numbers) - {1}:
         raise EmptyMoleculeError("no heavy atom; Uni-Mol2 reads heavy atoms only and drops every hydrogen")
+    if min(atomic_numbers) >= 1 and max(atomic_numbers) <= MAX_ATOMIC_NUMBER:
+        return
     for position, number in enumerate(atomic_numbers):
         if not 1 <= number <= MAX_ATOMIC_NUMBER:
             reason = (
@@ -275,13 +285,13 @@ def graph_features(molecule: Chem.Mol) -> dict[str, IntArray]:
         `atom_features` (n, 8), `degrees` (n,), `edge_features` (n, n, 3), `shortest_paths` (n, n) in bonds plus one,
         `pair_types` (n, n, 2); all int16, with the offsets of the published embedding tables.
     """
-    atom_features = _atom_features(molecule)
     edge_features, degrees = _edge_features(molecule)
+    atom_features = _atom_features(molecule, degrees)
     paths = Chem.GetDistanceMatrix(molecule)
     shortest_paths = np.where(paths > UNREACHABLE_PATH, UNREACHABLE_PATH, paths).astype(np.int16) + np.int16(1)
     return {
         "atom_features": atom_features,
-        "degrees": degrees,
+        "degrees": (degrees + 2).astype(np.int16),
         "edge_features": edge_features,
         "shortest_paths": shortest_paths,
         "pair_types": pair_types(atom_features),
@@ -313,43 +323,54 @@ def pair_types(atom_features: IntArray) -> IntArray:
     return types
 
 
-def _atom_features(molecule: Chem.Mol) -> IntArray:
-    rows = [_atom_indices(atom) for atom in molecule.GetAtoms()]
-    features: IntArray = np.array(rows, dtype=np.int16) + _ATOM_OFFSETS
-    return features
+def _atom_features(molecule: Chem.Mol, degrees: NDArray[np.intp]) -> IntArray:
+    # Indexed access: RDKit's Python iterators cost more than what they iterate over.
+    atoms = [molecule.GetAtomWithIdx(index) for index in range(molecule.GetNumAtoms())]
+    rows = [
+        (
+            atom.GetChiralTag(),
+            atom.GetFormalCharge(),
+            atom.GetTotalNumHs(),
+            atom.GetNumRadicalElectrons(),
+            atom.GetHybridization(),
+            atom.GetIsAromatic(),
+        )
+        for atom in atoms
+    ]
+    chirality, charge, hydrogens, radicals, hybridisation, aromatic = np.array(rows, dtype=np.int64).T
+    features = np.empty((len(atoms), NUM_ATOM_COLUMNS), dtype=np.int16)
+    features[:, 0] = _CHIRALITY_INDEX[chirality]
+    features[:, 1] = np.minimum(degrees + hydrogens, _MAX_DEGREE + 1)
+    features[:, 2] = np.where(np.abs(charge) <= _MAX_CHARGE, charge + _MAX_CHARGE, 2 * _MAX_CHARGE + 1)
+    features[:, 3] = np.minimum(hydrogens, _MAX_HYDROGENS + 1)
+    features[:, 4] = np.minimum(radicals, _MAX_RADICALS + 1)
+    features[:, 5] = _HYBRIDISATION_INDEX[hybridisation]
+    features[:, 6] = aromatic
+    features[:, 7] = 0
+    features[[atom for ring in molecule.GetRingInfo().AtomRings() for atom in ring], 7] = 1
+    return features + _ATOM_OFFSETS
 
 
-def _atom_indices(atom: Chem.Atom) -> tuple[int, ...]:
-    charge = atom.GetFormalCharge()
-    return (
-        _CHIRALITY_INDEX.get(atom.GetChiralTag(), _OTHER_CHIRALITY),
-        min(atom.GetTotalDegree(), _MAX_DEGREE + 1),
-        charge + _MAX_CHARGE if abs(charge) <= _MAX_CHARGE else 2 * _MAX_CHARGE + 1,
-        min(atom.GetTotalNumHs(), _MAX_HYDROGENS + 1),
-        min(atom.GetNumRadicalElectrons(), _MAX_RADICALS + 1),
-        _HYBRIDISATION_INDEX.get(atom.GetHybridization(), _MISC_HYBRIDISATION),
-        int(atom.GetIsAromatic()),
-        int(atom.IsInRing()),
-    )
-
-
-def _edge_features(molecule: Chem.Mol) -> tuple[IntArray, IntArray]:
+def _edge_features(molecule: Chem.Mol) -> tuple[IntArray, NDArray[np.intp]]:
+    """Edge features (n, n, 3) and the number of neighbours (n,) of each atom."""
     count = molecule.GetNumAtoms()
     edges = np.full((count, count, NUM_BOND_COLUMNS), _NO_BOND, dtype=np.int16)
-    degrees = np.full(count, 2, dtype=np.int16)
-    bonds = list(molecule.GetBonds())
-    if bonds:
-        first, second = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]).T
-        values = np.array([_bond_indices(bond) for bond in bonds], dtype=np.int16) + _BOND_OFFSETS
-        edges[first, second] = values
-        edges[second, first] = values
-        degrees += np.bincount(np.concatenate((first, second)), minlength=count).astype(np.int16)
-    return edges, degrees
-
-
-def _bond_indices(bond: Chem.Bond) -> tuple[int, int, int]:
-    return (
-        _BOND_TYPE_INDEX.get(bond.GetBondType(), _MISC_BOND_TYPE),
-        _BOND_STEREO_INDEX.get(bond.GetStereo(), _ANY_STEREO),
-        int(bond.GetIsConjugated()),
-    )
+    bonds = [molecule.GetBondWithIdx(index) for index in range(molecule.GetNumBonds())]
+    if not bonds:
+        return edges, np.zeros(count, dtype=np.intp)
+    rows = [
+        (
+            bond.GetBeginAtomIdx(),
+            bond.GetEndAtomIdx(),
+            bond.GetBondType(),
+            bond.GetStereo(),
+            bond.GetIsConjugated(),
+        )
+        for bond in bonds
+    ]
+    first, second, kind, stereo, conjugated = np.array(rows, dtype=np.int64).T
+    values = np.stack((_BOND_TYPE_INDEX[kind], _BOND_STEREO_INDEX[stereo], conjugated.astype(np.int16)), axis=1)
+    values += _BOND_OFFSETS
+    edges[first, second] = values
+    edges[second, first] = values
+    return edges, np.bincount(np.concatenate((first, second)), minlength=count)

@@ -132,9 +132,9 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
 
     def _forward(self, input_tensors: Any, pooling: str = "cls", per_atom: bool = False) -> dict[str, Any]:
         if pooling == "cls" and not per_atom:
-            pooled = self.model(**input_tensors, read_out="cls").pooler_output.float()
+            pooled = self.model.base_model(**input_tensors, read_out="cls").pooler_output.float()
             return {"rows": [{"embedding": vector} for vector in pooled]}
-        states = self.model(**input_tensors, read_out="atoms").last_hidden_state.float()
+        states = self.model.base_model(**input_tensors, read_out="atoms").last_hidden_state.float()
         rows = []
         for cls, atoms, mask in zip(states[:, 0], states[:, 1:], input_tensors["attention_mask"].bool(), strict=True):
             row = {"embedding": cls if pooling == "cls" else atoms[mask].mean(0)}
