@@ -73,6 +73,7 @@ def test_loads_in_a_clean_process_without_the_package(
 def test_export_holds_code_config_and_weights_only(exported: Path) -> None:
     names = {path.name for path in exported.iterdir()}
     assert names == {
+        "batching.py",
         "config.json",
         "configuration_unimol2.py",
         "conformers.py",

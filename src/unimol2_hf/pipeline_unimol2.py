@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
+from .batching import map_in_batches
 from .feature_extraction_unimol2 import is_single_molecule
 
 _FEATURIZER_SETTINGS = (
@@ -23,6 +24,7 @@ _FEATURIZER_SETTINGS = (
     "max_atoms_policy",
     "use_graph_features",
 )
+_WINDOW_BATCHES = 16  # batches that are sorted by length together
 _POOLINGS = ("cls", "mean")
 
 
@@ -88,9 +90,14 @@ class MoleculePipeline(Pipeline):
         """Results, in order, for molecules that went through `UniMol2FeatureExtractor.featurize` already."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; use at least 1")
-        remaining = iter(featurized)
-        while batch := list(islice(remaining, batch_size)):
-            yield from self._run_batch(batch, forward_params)
+        yield from map_in_batches(
+            lambda batch: self._run_batch(batch, forward_params),
+            featurized,
+            # Every conformer of a molecule is a row of its batch, and a failed molecule is none.
+            lambda molecule: len(molecule.features["input_ids"]) if molecule.features else 0,
+            max_rows=batch_size,
+            window=batch_size * _WINDOW_BATCHES if batch_size > 1 else 1,
+        )
 
     def preprocess(self, input_: Any, **settings: Any) -> Any:
         return next(iter(self.feature_extractor.featurize(input_, **settings)))

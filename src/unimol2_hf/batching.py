@@ -1,0 +1,66 @@
+"""Batches of molecules of like length, sized by pairs of atoms: no compute lost to padding, flat memory."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+from .errors import UniMol2Error
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# 190 drug-sized molecules, or one of 256 atoms and a neighbour; the 84M pair track then takes 0.27 GB.
+DEFAULT_MAX_PAIRS = 131_072
+
+
+def plan_batches(lengths: Sequence[int], max_rows: int, max_pairs: int = DEFAULT_MAX_PAIRS) -> list[list[int]]:
+    """Group positions into batches of like length, shortest first.
+
+    Args:
+        lengths: number of heavy atoms of each molecule.
+        max_rows: most molecules of a batch.
+        max_pairs: most entries of a batch's padded pair track, rows * (longest + 1)^2. A molecule that alone exceeds it
+            gets a batch of its own.
+
+    Returns:
+        Positions, each exactly once; equal lengths keep their order.
+
+    Raises:
+        UniMol2Error: a limit below 1.
+    """
+    if max_rows < 1 or max_pairs < 1:
+        raise UniMol2Error(f"max_rows={max_rows} and max_pairs={max_pairs} must be at least 1")
+    batches: list[list[int]] = []
+    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # Sorted, so the newcomer is the longest of its batch.
+        pairs_of_one = (lengths[position] + 1) ** 2
+        if batches and len(batches[-1]) < max_rows and (len(batches[-1]) + 1) * pairs_of_one <= max_pairs:
+            batches[-1].append(position)
+        else:
+            batches.append([position])
+    return batches
+
+
+def map_in_batches(
+    work: Callable[[list[Item]], Sequence[Result]],
+    items: Iterable[Item],
+    length_of: Callable[[Item], int],
+    max_rows: int,
+    max_pairs: int = DEFAULT_MAX_PAIRS,
+    window: int = 1024,
+) -> Iterator[Result]:
+    """Apply `work` to planned batches of a stream; results come in the stream's order.
+
+    Args:
+        work: a batch of items to one result for each, in the batch's order.
+        items: read `window` at a time.
+        length_of: number of heavy atoms of an item.
+        max_rows, max_pairs: see `plan_batches`.
+        window: items that are sorted together; more means less padding and later first results.
+    """
+    remaining = iter(items)
+    while chunk := list(islice(remaining, window)):
+        results: dict[int, Result] = {}
+        for batch in plan_batches([length_of(item) for item in chunk], max_rows, max_pairs):
+            results.update(zip(batch, work([chunk[position] for position in batch]), strict=True))
+        yield from (results[position] for position in range(len(chunk)))
