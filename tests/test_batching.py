@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unimol2_hf import UniMol2Error
-from unimol2_hf.batching import map_in_batches, plan_batches
+from unimol2_hf.batching import map_in_batches, max_pairs_for, plan_batches
 
 LENGTHS = st.lists(st.integers(0, 256), max_size=200)
 
@@ -56,6 +56,12 @@ def test_a_stream_is_read_one_window_ahead() -> None:
     results = map_in_batches(lambda batch: batch, endless(), lambda _: 5, max_rows=4, window=10)
     assert list(islice(results, 15)) == list(range(15))
     assert taken == 20
+
+
+def test_wide_pair_tracks_get_fewer_pairs_on_a_cpu() -> None:
+    assert max_pairs_for("cpu", 512) == 4096
+    assert max_pairs_for("cpu", 48) > 40_000
+    assert max_pairs_for("cuda", 512) == max_pairs_for("cuda", 48)
 
 
 def test_a_result_too_few_is_not_passed_over() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
-from .batching import map_in_batches
+from .batching import map_in_batches, max_pairs_for
 from .feature_extraction_unimol2 import is_single_molecule
 
 _FEATURIZER_SETTINGS = (
@@ -96,6 +96,7 @@ class MoleculePipeline(Pipeline):
             # Every conformer of a molecule is a row of its batch, and a failed molecule is none.
             lambda molecule: len(molecule.features["input_ids"]) if molecule.features else 0,
             max_rows=batch_size,
+            max_pairs=max_pairs_for(self.device.type, self.model.config.pair_hidden_size),
             window=batch_size * _WINDOW_BATCHES if batch_size > 1 else 1,
         )
 
