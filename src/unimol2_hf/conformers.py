@@ -13,7 +13,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 
 from .errors import ConformerError, MoleculeTooLargeError
-from .molecule_features import FloatArray, center_coordinates, is_three_dimensional, remove_hydrogens
+from .molecule_features import FloatArray, atomic_numbers_of, center_coordinates, is_three_dimensional
 
 GIVEN = "given"
 ETKDG = "etkdg"
@@ -90,28 +90,25 @@ class Conformer:
 def given_conformers(heavy: Chem.Mol, limit: int) -> list[Conformer]:
     """The first `limit` conformers that a molecule without hydrogens carries, shifted to the origin, else untouched."""
     positions = [conformer.GetPositions() for conformer in heavy.GetConformers()][:limit]
-    return [_given(coordinates) for coordinates in positions]
+    return [given_coordinates(coordinates) for coordinates in positions]
 
 
 def given_coordinates(coordinates: NDArray[np.floating[Any]]) -> Conformer:
     """Heavy-atom coordinates (n, 3) in angstrom as a conformer, shifted to the origin, else untouched."""
-    return _given(coordinates)
-
-
-def _given(coordinates: NDArray[np.floating[Any]]) -> Conformer:
     centred = center_coordinates(coordinates)
     return Conformer(centred, ConformerProvenance(GIVEN, is_three_dimensional(coordinates)))
 
 
 def generate_conformers(molecule: Chem.Mol, settings: ConformerSettings) -> list[Conformer]:
-    """Embed conformers of a molecule (with or without hydrogens), a function of molecule and settings alone.
+    """Embed conformers of a sanitised molecule with heavy atoms (see `remove_hydrogens`).
+
+    The result is a function of molecule and settings alone.
 
     Where no 3D conformer can be had, the list holds one 2D conformer that says why.
 
     Raises:
         ConformerError: no 3D conformer, and `allow_2d_fallback` is off.
         MoleculeTooLargeError: more atoms than `max_embed_atoms`.
-        EmptyMoleculeError, UnsupportedAtomError: see `remove_hydrogens`.
     """
     with rdBase.BlockLogs():
         with_hydrogens = Chem.AddHs(molecule)
@@ -177,10 +174,16 @@ def _embed(with_hydrogens: Chem.Mol, method: str, seed: int, timeout: int) -> st
 
 def _atoms_coincide(molecule: Chem.Mol) -> bool:
     """RDKit embeds fragments apart, each around the origin, and so may put lone ions on top of each other."""
-    positions = remove_hydrogens(molecule).GetConformer().GetPositions()
+    positions = _heavy_positions(molecule)
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     return bool(distances.min(initial=np.inf) < COINCIDENCE_ANGSTROM)
+
+
+def _heavy_positions(with_hydrogens: Chem.Mol) -> NDArray[np.float64]:
+    heavy = np.array(atomic_numbers_of(with_hydrogens)) != 1
+    positions: NDArray[np.float64] = with_hydrogens.GetConformer().GetPositions()
+    return positions[heavy]
 
 
 def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Conformer:
@@ -189,7 +192,7 @@ def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Confo
     no_parameters = "" if has_force_field else f"{FORCE_FIELD} has no parameters for this molecule"
     apart = FRAGMENTS_NOTE if len(Chem.GetMolFrags(with_hydrogens)) > 1 else ""
     note = "; ".join(filter(None, (note, no_parameters, apart)))
-    coordinates = remove_hydrogens(with_hydrogens).GetConformer().GetPositions()
+    coordinates = _heavy_positions(with_hydrogens)
     provenance = ConformerProvenance(
         method=method,
         is_3d=True,
@@ -204,5 +207,5 @@ def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Confo
 def _depict(with_hydrogens: Chem.Mol, note: str) -> Conformer:
     drawn = Chem.Mol(with_hydrogens)
     rdDepictor.Compute2DCoords(drawn)
-    coordinates = remove_hydrogens(drawn).GetConformer().GetPositions()
+    coordinates = _heavy_positions(drawn)
     return Conformer(center_coordinates(coordinates), ConformerProvenance(TWO_DIMENSIONAL, is_3d=False, note=note))

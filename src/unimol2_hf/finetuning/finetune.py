@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -363,15 +364,16 @@ def _row_report(table: LabelledTable, molecules: list[FeaturizedMolecule], predi
     for number, target in enumerate(table.targets):
         columns[target] = table.labels[:, number]
         columns[f"{PREDICTED}{target}"] = predictions[:, number]
-    columns["conformer"] = [conformer_summary(molecule) for molecule in molecules]
+    methods = ([conformer.provenance.method for conformer in molecule.conformers] for molecule in molecules)
+    columns["conformer"] = [conformer_summary(each) for each in methods]
     columns["error"] = ["" if molecule.error is None else molecule.error.reason for molecule in molecules]
     columns["note"] = table.notes
     return pd.DataFrame(columns)
 
 
-def conformer_summary(molecule: FeaturizedMolecule) -> str:
+def conformer_summary(methods: Iterable[str]) -> str:
     """The methods by which a molecule's conformers came about, in order, each once."""
-    return "+".join(dict.fromkeys(conformer.provenance.method for conformer in molecule.conformers))
+    return "+".join(dict.fromkeys(methods))
 
 
 def print_report(console: Console, report: dict[str, Any], output_dir: Path) -> None:

@@ -10,7 +10,7 @@ from rich.progress import track
 from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..pipeline_unimol2 import MoleculePropertyPipeline
-from .finetune import load_regression_model
+from .finetune import conformer_summary, load_regression_model
 from .tables import PREDICTED, read_table, require_columns
 
 CONFORMER, ERROR = "conformer", "error"
@@ -95,7 +95,7 @@ def _predict_chunk(
     for target in pipeline.model.config.target_names:
         values = [None if r["predictions"] is None else r["predictions"][target] for r in results]
         chunk[f"{PREDICTED}{target}"] = values
-    chunk[CONFORMER] = ["+".join(dict.fromkeys(c["method"] for c in result["conformers"])) for result in results]
+    chunk[CONFORMER] = [conformer_summary(c["method"] for c in result["conformers"]) for result in results]
     chunk[ERROR] = [result["error"] or "" for result in results]
     counts["failed"] += sum(result["error"] is not None for result in results)
     counts["flat"] += sum(any(not c["is_3d"] for c in result["conformers"]) for result in results)
