@@ -24,6 +24,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_unimol2 import UniMol2Config
 
 ReadOut = Literal["pairs", "atoms", "cls"]
+# What later layers still read of one layer; "cls_pairs": all atoms, and of the pairs the row of the CLS.
+LayerReadOut = Literal["pairs", "cls_pairs", "atoms", "cls"]
 
 NUM_FEATURE_ROWS = 512
 NUM_DEGREE_ROWS = 128
@@ -320,22 +322,27 @@ class UniMol2TriangleUpdate(nn.Module):
         self.norm = nn.LayerNorm(inner, eps=config.layer_norm_eps)
         self.out_proj = nn.Linear(inner, width)
 
-    def forward(self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The gate and the update (B, S, S, P) that it multiplies."""
+    def forward(
+        self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor, cls_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The gate and the update (B, S, S, P) that it multiplies; or the CLS row of both, (B, 1, S, P)."""
         edges, edge_gates, output_gate = self.in_proj(pair_states).split(self.split_sizes, dim=-1)
         # Channels first, so that each is one matrix product.
         left, right = (edges * edge_gates.sigmoid()).permute(3, 0, 1, 2).chunk(2)
         # Both sums run over a of a padded atom, so masking a is enough; and one factor carries both M^-1/2.
         scale = token_mask / lengths.to(token_mask.dtype).view(-1, 1, 1)
-        left = left * (scale * token_mask.transpose(1, 2))
-        sums = self._triangle_sums(left.flatten(0, 1), right.flatten(0, 1))
+        left = (left * (scale * token_mask.transpose(1, 2))).flatten(0, 1)
+        outgoing, incoming = left, left.transpose(1, 2)
+        if cls_only:
+            outgoing, incoming, output_gate = outgoing[:, :1], incoming[:, :1], output_gate[:, :1]
+        sums = self._triangle_sums(outgoing, incoming, right.flatten(0, 1))
         sums = sums.unflatten(0, (-1, pair_states.shape[0])).permute(1, 2, 3, 0)
         return output_gate, self.out_proj(self.norm(sums))
 
     @staticmethod
-    def _triangle_sums(left: Tensor, right: Tensor) -> Tensor:
-        """a b^T + a^T b for stacks of matrices."""
-        return torch.baddbmm(torch.bmm(left, right.transpose(1, 2)), left.transpose(1, 2), right)
+    def _triangle_sums(outgoing: Tensor, incoming: Tensor, right: Tensor) -> Tensor:
+        """a b^T + a^T b for stacks of matrices, of a and a^T (or some of their rows) and b."""
+        return torch.baddbmm(torch.bmm(outgoing, right.transpose(1, 2)), incoming, right)
 
 
 class UniMol2Layer(GradientCheckpointingLayer):
@@ -364,26 +371,31 @@ class UniMol2Layer(GradientCheckpointingLayer):
         attention_mask: Tensor,
         token_mask: Tensor,
         lengths: Tensor,
-        read_out: ReadOut = "pairs",
+        read_out: LayerReadOut = "pairs",
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor]:
-        """Both tracks after the layer; a last layer computes no more than its read-out needs."""
+        """Both tracks after the layer, no more of them than is read later."""
         cls_only = read_out == "cls"
         normed = self.attention_norm(hidden_states)
         attended, _ = self.attention(normed, pair_states, attention_mask, cls_only=cls_only, **kwargs)
         hidden_states = (hidden_states[:, :1] if cls_only else hidden_states) + self.dropout(attended)
         hidden_states = hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
-        if read_out != "pairs":
+        if read_out in ("atoms", "cls"):
             return hidden_states, pair_states
-        return hidden_states, self._update_pairs(hidden_states, pair_states, token_mask, lengths)
+        cls_pairs = read_out == "cls_pairs"
+        return hidden_states, self._update_pairs(hidden_states, pair_states, token_mask, lengths, cls_pairs)
 
-    def _update_pairs(self, hidden_states: Tensor, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
+    def _update_pairs(
+        self, hidden_states: Tensor, pair_states: Tensor, token_mask: Tensor, lengths: Tensor, cls_only: bool
+    ) -> Tensor:
         atoms = self.outer_product_norm(hidden_states)
         if self.training and self.dropout.p > 0:
             pair_states = pair_states + self.dropout(self.outer_product(atoms, token_mask, lengths))
         else:
             pair_states = self.outer_product(atoms, token_mask, lengths, residual=pair_states)
-        gate, triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths)
+        gate, triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths, cls_only)
+        # The triangle was the last to read other rows.
+        pair_states = pair_states[:, :1] if cls_only else pair_states
         pair_states = torch.addcmul(pair_states, gate, self._dropout_shared_by_rows(triangles))
         update = self.dropout(self.pair_mlp(self.pair_mlp_norm(pair_states)))
         # Added onto the fresh tensor: the pair track is too large to allocate once more. Not under autocast, where
@@ -489,7 +501,7 @@ class UniMol2Model(UniMol2PreTrainedModel):
         if self._records_states(kwargs):
             read_out = "pairs"
         for number, layer in enumerate(self.layers, start=1):
-            needed = read_out if number == len(self.layers) else "pairs"
+            needed = self._layer_read_out(number, read_out)
             hidden_states, pair_states = layer(
                 hidden_states, pair_states, key_mask, token_mask, lengths, needed, **kwargs
             )
@@ -498,6 +510,13 @@ class UniMol2Model(UniMol2PreTrainedModel):
             pooler_output=hidden_states[:, 0],
             pair_hidden_state=pair_states if read_out == "pairs" else None,
         )
+
+    def _layer_read_out(self, number: int, read_out: ReadOut) -> LayerReadOut:
+        """What must be computed of the layer of that number, the first being 1."""
+        if number == len(self.layers):
+            return read_out
+        # The CLS query of the last layer reads the pair track's CLS row alone.
+        return "cls_pairs" if read_out == "cls" and number == len(self.layers) - 1 else "pairs"
 
     def _records_states(self, kwargs: Mapping[str, Any]) -> bool:
         flags = (f"output_{name}" for name in self._can_record_outputs)
