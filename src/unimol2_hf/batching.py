@@ -51,6 +51,11 @@ def plan_batches(lengths: Sequence[int], max_rows: int, max_pairs: int = DEFAULT
     return batches
 
 
+def most_rows(length: int, max_rows: int, max_pairs: int) -> int:
+    """Rows of a full batch of molecules of `length` heavy atoms, at least one."""
+    return max(1, min(max_rows, max_pairs // (length + 1) ** 2))
+
+
 def map_in_batches(
     work: Callable[[list[Item]], Sequence[Result]],
     items: Iterable[Item],

@@ -1,5 +1,6 @@
-"""The command line: `unimol2-hf finetune`, `unimol2-hf predict`."""
+"""The command line: `unimol2-hf finetune`, `predict` and `embed`."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -93,6 +94,76 @@ def predict(
 
     console = Console()
     _or_exit(console, lambda: run(model, data, output, smiles_column, batch_size, num_workers, console))
+
+
+@app.command()
+def embed(
+    source: Annotated[Path, typer.Argument(help="CSV, SMI, SDF (.gz too) or Parquet; a folder of Parquet files")],
+    output_dir: Annotated[Path, typer.Argument(help="folder for Parquet shards; an interrupted job goes on there")],
+    model: Annotated[str, typer.Option(help="folder or Hub id")],
+    smiles_column: SmilesColumn = "smiles",
+    id_column: Annotated[str | None, typer.Option(help="column (SDF: property) with the rows' ids")] = None,
+    pooling: Annotated[str, typer.Option(help="cls or mean")] = "cls",
+    per_atom: Annotated[bool, typer.Option(help="also one vector for each heavy atom")] = False,
+    half: Annotated[bool, typer.Option(help="store vectors as float16")] = False,
+    keep_conformers: Annotated[
+        bool, typer.Option(help="also write conformers, which this command reads again")
+    ] = False,
+    ignore_conformers: Annotated[
+        bool, typer.Option(help="generate conformers where the file brings some, too")
+    ] = False,
+    num_conformers: Annotated[int | None, typer.Option(help="3D conformers a molecule", min=0)] = None,
+    include_2d: Annotated[bool | None, typer.Option(help="add the 2D depiction as a conformer")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the conformers")] = None,
+    max_atoms: Annotated[int | None, typer.Option(help="most heavy atoms of a molecule")] = None,
+    max_atoms_policy: Annotated[str | None, typer.Option(help="error or crop")] = None,
+    batch_size: BatchSize = 32,
+    rows_per_shard: Annotated[int, typer.Option(help="rows of a Parquet file", min=1)] = 8192,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
+    compile: Annotated[str, typer.Option(help="none, dynamic or static; for long runs")] = "none",
+    num_workers: Annotated[int | None, typer.Option(help="processes for conformers; default all cores", min=0)] = None,
+    ray: Annotated[bool, typer.Option(help="run on Ray Data")] = False,
+    ray_address: Annotated[str | None, typer.Option(help="of a running cluster; default a local one")] = None,
+    ray_models: Annotated[int, typer.Option(help="copies of the model on the cluster", min=1)] = 1,
+    ray_gpus: Annotated[float, typer.Option(help="GPUs of each copy", min=0.0)] = 0.0,
+) -> None:
+    """Embed every row of a library into Parquet shards; a row that fails keeps its reason."""
+    from .library.embed import EmbedSettings
+    from .library.embed import embed as run
+    from .library.ray_job import RaySettings, embed_with_ray
+
+    console = Console()
+    featurizer = {
+        "num_conformers": num_conformers,
+        "include_2d": include_2d,
+        "seed": seed,
+        "max_atoms": max_atoms,
+        "max_atoms_policy": max_atoms_policy,
+    }
+    settings = partial(
+        EmbedSettings,
+        model=model,
+        smiles_column=smiles_column,
+        id_column=id_column,
+        pooling=pooling,
+        per_atom=per_atom,
+        half=half,
+        keep_conformers=keep_conformers,
+        ignore_conformers=ignore_conformers,
+        featurizer={name: value for name, value in featurizer.items() if value is not None},
+        dtype=dtype,
+        rows_per_shard=rows_per_shard,
+        batch_size=batch_size,
+        device=device,
+        num_workers=(os.cpu_count() or 1) if num_workers is None else num_workers,
+        compile=compile,
+    )
+    if ray:
+        on_ray = RaySettings(address=ray_address, num_models=ray_models, gpus_per_model=ray_gpus)
+        _or_exit(console, lambda: embed_with_ray(source, output_dir, settings(), on_ray, console))
+    else:
+        _or_exit(console, lambda: run(source, output_dir, settings(), console))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Molecules to model input: SMILES, RDKit molecules or plain arrays to padded integer features and coordinates."""
 
 import multiprocessing
+import os
 import pickle
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -44,7 +47,7 @@ from .molecule_features import (
     remove_hydrogens,
 )
 
-Molecule = str | Chem.Mol | tuple[Any, ...] | Mapping[str, Any]
+Molecule = str | Chem.Mol | tuple[Any, ...] | Mapping[str, Any] | MoleculeError
 Features = dict[str, NDArray[Any]]
 
 MODEL_INPUT_NAMES = (
@@ -64,7 +67,8 @@ _OTHER_SETTINGS = ("max_atoms", "max_atoms_policy", "use_graph_features")
 _MAX_SEED = 2**31 - 1
 _ARRAY_KEYS = ("atomic_numbers", "coordinates", "bonds", "formal_charges")
 _WORKER_CHUNK = 16
-_CHUNKS_AHEAD = 4
+_WORKER_WATCH_SECONDS = 1.0
+DEFAULT_READ_AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,10 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
     """Turns molecules into Uni-Mol2's input; saved as `preprocessor_config.json`, loaded by `AutoFeatureExtractor`.
 
     A molecule is a SMILES string, an RDKit molecule, a tuple `(atomic_numbers, coordinates)` or `(atomic_numbers,
-    coordinates, bonds)`, or a mapping with those names (and optionally `formal_charges`). Coordinates are in angstrom
-    and may include hydrogens, which are dropped; given ones (an RDKit molecule's own conformers too) are used as they
-    are, shifted to their centre. Input without bonds gets the paper's dropped graph features.
+    coordinates, bonds)`, a mapping with those names (and optionally `formal_charges`), or a mapping of `smiles` and
+    its heavy atoms' `coordinates`, (n, 3) or (conformers, n, 3), in the order of the SMILES. Coordinates are in
+    angstrom and may include hydrogens, which are dropped; given ones (an RDKit molecule's own conformers too) are
+    used as they are, shifted to their centre. Input without bonds gets the paper's dropped graph features.
 
     Args:
         max_atoms: most heavy atoms of a molecule; published models saw at most 256.
@@ -236,18 +241,22 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         molecules: Molecule | Iterable[Molecule],
         *,
         num_workers: int = 0,
+        read_ahead: int = DEFAULT_READ_AHEAD,
         **overrides: Any,
     ) -> Iterator[FeaturizedMolecule]:
         """Featurise molecules one by one, in order; a bad molecule yields a result that carries its `error`.
 
-        Streams: with workers, input is read only a little ahead of what is taken out.
+        Streams: with workers, input is read ahead of what is taken out by about `read_ahead` molecules a worker, so
+        that workers are busy while the caller works on results.
+
+        Among the molecules may be `MoleculeError`s, for those that could not be read: they keep their place.
         """
         single = is_single_molecule(molecules)
         many: Iterable[Molecule] = [molecules] if single else molecules  # type: ignore[list-item,assignment]
         work = partial(featurize_molecule, settings=self.settings(**overrides))
         # A lone molecule has no position worth naming in its error.
         numbered: Iterable[tuple[int, Molecule]] = enumerate(many)
-        for result in _map_in_order(work, numbered, num_workers):
+        for result in _map_in_order(work, numbered, num_workers, read_ahead):
             if single and result.error is not None:
                 result.error.index = None
             yield result
@@ -338,7 +347,7 @@ def _holds_numbers(values: object) -> bool:
     return isinstance(values, Sequence) and not isinstance(values, str) and all(isinstance(v, Number) for v in values)
 
 
-def _map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers: int) -> Iterator[Any]:
+def _map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers: int, read_ahead: int) -> Iterator[Any]:
     """Apply `work` to each item, in worker processes if asked, yielding results in order."""
     if num_workers <= 0:
         yield from map(work, items)
@@ -347,7 +356,8 @@ def _map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
     remaining = iter(items)
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+    most_pending = num_workers * max(1, read_ahead // _WORKER_CHUNK)
+    with ProcessPoolExecutor(num_workers, context, _end_with_parent, (os.getpid(),)) as pool:
         pending: deque[Future[list[Any]]] = deque()
         broken: Exception | None = None
         while broken is None:
@@ -355,12 +365,23 @@ def _map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers:
             if not chunk:
                 break
             pending.append(pool.submit(_apply_to_all, work, chunk))
-            if len(pending) > _CHUNKS_AHEAD * num_workers:
+            if len(pending) > most_pending:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
         if broken is not None:
             raise broken
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let a worker end when its parent was killed: the pool's own clean-up never ran, and it would wait for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WORKER_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _read_chunk(
@@ -434,6 +455,10 @@ def _featurize(index: int, molecule: Molecule, settings: FeaturizerSettings) -> 
         return _featurize_graph(index, parse_smiles(molecule), settings)
     if isinstance(molecule, Chem.Mol):
         return _featurize_graph(index, molecule, settings)
+    if isinstance(molecule, MoleculeError):
+        raise molecule
+    if isinstance(molecule, Mapping) and "smiles" in molecule:
+        return _featurize_graph(index, _with_coordinates(molecule), settings)
     if isinstance(molecule, Mapping | tuple):
         return _featurize_arrays(index, _named_arrays(molecule), settings)
     raise MoleculeTypeError(
@@ -465,6 +490,30 @@ def _check_size(count: int, settings: FeaturizerSettings) -> None:
             f"{count} heavy atoms are more than max_atoms={settings.max_atoms}; "
             'leave it out, raise max_atoms, or ask for max_atoms_policy="crop"'
         )
+
+
+def _with_coordinates(molecule: Mapping[str, Any]) -> Chem.Mol:
+    """The heavy atoms of a SMILES with the coordinates (n, 3) or (conformers, n, 3) that come with it."""
+    unknown = sorted(set(map(str, molecule)) - {"smiles", "coordinates"})
+    if unknown or "coordinates" not in molecule:
+        raise MoleculeTypeError(f"a SMILES with coordinates has smiles and coordinates, not {', '.join(molecule)}")
+    heavy = remove_hydrogens(parse_smiles(molecule["smiles"]))
+    heavy.RemoveAllConformers()
+    try:
+        positions = np.asarray(molecule["coordinates"], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise CoordinatesError(f"coordinates must be a plain number array: {error}") from error
+    count = heavy.GetNumAtoms()
+    if positions.ndim not in (2, 3) or positions.shape[-2:] != (count, 3) or not positions.size:
+        raise CoordinatesError(
+            f"{count} heavy atoms need coordinates of shape ({count}, 3) or (conformers, {count}, 3), in the order of "
+            f"the SMILES, not {positions.shape}"
+        )
+    for each in positions.reshape(-1, count, 3):
+        conformer = Chem.Conformer(count)
+        conformer.SetPositions(np.ascontiguousarray(each))
+        heavy.AddConformer(conformer, assignId=True)
+    return heavy
 
 
 def _named_arrays(molecule: Mapping[str, Any] | tuple[Any, ...]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Pipelines: molecules in, embeddings or properties out, the same answer in every batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from types import GeneratorType
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
-from .batching import map_in_batches, max_pairs_for
+from .batching import map_in_batches, max_pairs_for, most_rows
 from .feature_extraction_unimol2 import is_single_molecule
 
 _FEATURIZER_SETTINGS = (
@@ -25,6 +25,9 @@ _FEATURIZER_SETTINGS = (
     "use_graph_features",
 )
 _WINDOW_BATCHES = 16  # batches that are sorted by length together
+_STATIC_LENGTH_STEP = 4  # atoms
+_MOST_STATIC_SHAPES = 256
+_SINGLE_MOLECULE_ROWS = 32  # conformers of a molecule given alone that are run together
 _POOLINGS = ("cls", "mean")
 
 
@@ -41,6 +44,8 @@ class MoleculePipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = True
     _load_tokenizer = False
+    _static_shapes = False
+    _length_step = 1
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess = {name: parameters.pop(name) for name in _FEATURIZER_SETTINGS if name in parameters}
@@ -70,7 +75,7 @@ class MoleculePipeline(Pipeline):
         featurized = self.preprocess(inputs, **preprocess_params)
         if featurized.error is not None:
             raise featurized.error
-        return self._run_batch([featurized], forward_params)[0]
+        return next(self.run_featurized([featurized], _SINGLE_MOLECULE_ROWS, **forward_params))
 
     def get_iterator(
         self,
@@ -90,27 +95,69 @@ class MoleculePipeline(Pipeline):
         """Results, in order, for molecules that went through `UniMol2FeatureExtractor.featurize` already."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; use at least 1")
-        yield from map_in_batches(
-            lambda batch: self._run_batch(batch, forward_params),
-            featurized,
-            # Every conformer of a molecule is a row of its batch, and a failed molecule is none.
-            lambda molecule: len(molecule.features["input_ids"]) if molecule.features else 0,
-            max_rows=batch_size,
-            max_pairs=max_pairs_for(self.device.type, self.model.config.pair_hidden_size),
-            window=batch_size * _WINDOW_BATCHES if batch_size > 1 else 1,
-        )
+        waiting: deque[Any] = deque()
+        outputs: list[Any] = []
+        for output in self._run_rows(_rows_of(featurized, waiting), batch_size, forward_params):
+            # Failed molecules have no rows: they are answered when their turn comes.
+            while not waiting[0].conformers:
+                yield self.postprocess((waiting.popleft(), []), **forward_params)
+            outputs.append(output)
+            if len(outputs) == len(waiting[0].conformers):
+                yield self.postprocess((waiting.popleft(), outputs), **forward_params)
+                outputs = []
+        for molecule in waiting:
+            yield self.postprocess((molecule, []), **forward_params)
+
+    def _run_rows(
+        self, rows: Iterable[dict[str, Any]], batch_size: int, forward_params: dict[str, Any]
+    ) -> Iterator[Any]:
+        """The model's output for each conformer, in order."""
+        max_pairs = max_pairs_for(self.device.type, self.model.config.pair_hidden_size)
+
+        def length_of(row: dict[str, Any]) -> int:
+            return -(-len(row["input_ids"]) // self._length_step) * self._length_step
+
+        def run(batch: list[dict[str, Any]]) -> list[Any]:
+            length = max(map(length_of, batch))
+            if not self._static_shapes:
+                return self._run_padded(self.feature_extractor.pad(batch, pad_to=length), forward_params)
+            # Copies fill the batch up to the one shape that this length has.
+            copies = most_rows(length, batch_size, max_pairs) - len(batch)
+            filled = self.feature_extractor.pad([*batch, *batch[:1] * copies], pad_to=length)
+            return self._run_padded(filled, forward_params)[: len(batch)]
+
+        window = batch_size * _WINDOW_BATCHES if batch_size > 1 else 1
+        return map_in_batches(run, rows, length_of, max_rows=batch_size, max_pairs=max_pairs, window=window)
+
+    def _run_padded(self, batch: Any, forward_params: dict[str, Any]) -> list[Any]:
+        if self.device.type == "cuda":
+            # From pinned memory the copy need not be waited for. Pairs travel as int16, 12 bytes each.
+            batch = {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        outputs: list[Any] = self.forward(batch, **forward_params)["rows"]
+        return outputs
+
+    def compile_model(self, static_shapes: bool = False) -> None:
+        """Run the model through `torch.compile` from now on; the answers stay the same to rounding.
+
+        The first batches wait for the compiler (a C++ compiler must be installed). On a CPU the weights are baked in:
+        training or changing them afterwards has no effect here.
+
+        Args:
+            static_shapes: round molecules up to multiples of 4 atoms and fill every batch, one graph for each length,
+                CUDA graphs on a GPU; else one graph for all shapes.
+        """
+        self._static_shapes = static_shapes
+        self._length_step = _STATIC_LENGTH_STEP if static_shapes else 1
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
+            torch._inductor.config.freezing = True
+        if static_shapes:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_STATIC_SHAPES)
+        mode = "reduce-overhead" if static_shapes and not on_cpu else None
+        self.model.base_model.compile(dynamic=not static_shapes, mode=mode)
 
     def preprocess(self, input_: Any, **settings: Any) -> Any:
         return next(iter(self.feature_extractor.featurize(input_, **settings)))
-
-    def _run_batch(self, molecules: Sequence[Any], forward_params: dict[str, Any]) -> list[dict[str, Any]]:
-        rows = [row for molecule in molecules for row in molecule.model_inputs()]
-        outputs: Iterator[Any] = iter(())
-        if rows:
-            batch = self.feature_extractor.pad(rows)
-            outputs = iter(self.forward(batch, **forward_params)["rows"])
-        pairs = [(molecule, list(islice(outputs, len(molecule.conformers)))) for molecule in molecules]
-        return [self.postprocess(pair, **forward_params) for pair in pairs]
 
     def postprocess(self, model_outputs: tuple[Any, list[Any]], **parameters: Any) -> dict[str, Any]:
         molecule, outputs = model_outputs
@@ -171,6 +218,13 @@ class MoleculePropertyPipeline(MoleculePipeline):
         values = torch.stack(outputs).mean(0).tolist()
         id2label = self.model.config.id2label
         return {"predictions": {str(id2label[index]): value for index, value in enumerate(values)}}
+
+
+def _rows_of(molecules: Iterable[Any], waiting: deque[Any]) -> Iterator[dict[str, Any]]:
+    """Model inputs, one for each conformer; molecules are appended to `waiting` as they are read."""
+    for molecule in molecules:
+        waiting.append(molecule)
+        yield from molecule.model_inputs()
 
 
 def _is_finite(output: Tensor | dict[str, Tensor]) -> bool:

@@ -1,0 +1,1 @@
+"""Whole libraries of molecules: files in, Parquet shards out, resumable at any moment."""

@@ -1,0 +1,412 @@
+"""Embed a library: a file of molecules to Parquet shards, one row for each of its rows, resumable at any moment.
+
+Rows are cut into shards of consecutive rows. A shard is computed from its own rows alone, in batches that depend on
+nothing else, and appears whole or not at all: a job that was killed goes on with the shards that are missing, and
+its output is that of an unbroken run.
+"""
+
+import fcntl
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from rdkit import Chem
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from safetensors import SafetensorError
+
+from ..errors import ModelError, TableError
+from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
+from ..modeling_unimol2 import UniMol2Model
+from ..molecule_features import remove_hydrogens
+from ..pipeline_unimol2 import MoleculeEmbeddingPipeline
+from .molecule_files import MoleculeRow, read_molecules
+from .shards import (
+    CONFORMER_SCHEMA,
+    embedding_schema,
+    finished_shards,
+    shard_counts,
+    shard_path,
+    whole_or_absent,
+    write_text_whole,
+)
+
+EMBEDDINGS, CONFORMERS, JOB_FILE, SUMMARY_FILE, LOCK_FILE = (
+    "embeddings",
+    "conformers",
+    "job.json",
+    "summary.json",
+    ".lock",
+)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COMPILE_MODES = ("none", "dynamic", "static")
+_FINGERPRINT_BYTES = 2**20
+_LOCK_SECONDS = 4
+# Features of this many molecules a worker wait for the model: enough to keep workers busy while it runs a window.
+_READ_AHEAD = 512
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """Everything that decides the output of an embedding job, and how it is computed.
+
+    Attributes:
+        model: folder or Hub id.
+        smiles_column, id_column: columns of a table; for SDF `id_column` names a property.
+        pooling: "cls" or "mean" over the atoms.
+        per_atom: also one vector for each heavy atom.
+        half: store vectors as float16.
+        keep_conformers: also write conformers, as a library that this command reads.
+        ignore_conformers: generate conformers also where the file brings some.
+        featurizer: settings of the feature extractor that replace the model folder's own.
+        dtype: precision of the model: "float32", "bfloat16" or "float16".
+        rows_per_shard: consecutive rows of a Parquet file; what a kill can cost.
+        batch_size: most conformers of a batch.
+        device: "auto", "cpu", "cuda", ...
+        num_workers: processes for conformers and features.
+        compile: "none"; "dynamic" (one graph for all shapes, about 2 minutes at the start); "static" (fixed shapes,
+            one graph each, CUDA graphs on a GPU).
+    """
+
+    model: str
+    smiles_column: str = "smiles"
+    id_column: str | None = None
+    pooling: str = "cls"
+    per_atom: bool = False
+    half: bool = False
+    keep_conformers: bool = False
+    ignore_conformers: bool = False
+    featurizer: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    rows_per_shard: int = 8192
+    batch_size: int = 32
+    device: str = "auto"
+    num_workers: int = 2
+    compile: str = "none"
+
+    def __post_init__(self) -> None:
+        for name, known in (("pooling", ("cls", "mean")), ("dtype", tuple(DTYPES)), ("compile", COMPILE_MODES)):
+            if getattr(self, name) not in known:
+                raise TableError(f"unknown {name} {getattr(self, name)!r}; use one of {', '.join(known)}")
+        if self.rows_per_shard < 1 or self.batch_size < 1:
+            raise TableError(
+                f"rows_per_shard={self.rows_per_shard} and batch_size={self.batch_size} must be at least 1"
+            )
+
+    def of_output(self) -> dict[str, Any]:
+        """The settings on which the output depends; where the others change, a job may go on."""
+        how = ("model", "device", "num_workers")
+        return {name: value for name, value in asdict(self).items() if name not in how}
+
+
+@dataclass
+class EmbedSummary:
+    """Rows of a job or shard: all, failed ones, and ones with a conformer that is not 3D."""
+
+    rows: int = 0
+    failed: int = 0
+    flat: int = 0
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self.rows += 1
+        self.failed += record["error"] is not None
+        self.flat += any(not conformer["is_3d"] for conformer in record["conformers"])
+
+
+def embed(source: Path, output_dir: Path, settings: EmbedSettings, console: Console) -> EmbedSummary:
+    """Embed every row of `source` into `output_dir`; started again after a kill, go on where it was.
+
+    Writes `embeddings/part-*.parquet` (see `shards.embedding_schema`), on request `conformers/part-*.parquet`,
+    `job.json` (what the job is) and, when all is done, `summary.json`.
+
+    Raises:
+        TableError: the source cannot be read, or the folder holds another job's output.
+        ModelError: the model cannot be loaded.
+        UniMol2Error: a featurizer setting is out of range.
+    """
+    first_row = next(read_molecules(source, settings.smiles_column, settings.id_column), None)
+    with locked_output(output_dir):
+        embedder = LibraryEmbedder(settings, output_dir)
+        start_or_continue(output_dir, source, settings, embedder.fingerprint())
+        if first_row is not None:
+            _embed_missing_shards(embedder, source, console)
+        return finish(output_dir, console)
+
+
+def _embed_missing_shards(embedder: "LibraryEmbedder", source: Path, console: Console) -> None:
+    settings = embedder.settings
+    rows = read_molecules(source, settings.smiles_column, settings.id_column)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} rows"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("embedding", total=None)
+
+        def missing() -> Iterator[MoleculeRow]:
+            done = finished_shards(embedder.embeddings_dir)
+            for row in rows:
+                if row.number // settings.rows_per_shard in done:
+                    progress.advance(task)
+                else:
+                    yield row
+
+        featurized = embedder.featurize(missing(), settings.num_workers)
+        for number, shard in groupby(featurized, lambda pair: pair[0].number // settings.rows_per_shard):
+            for _ in embedder.write_shard(number, shard):
+                progress.advance(task)
+
+
+class LibraryEmbedder:
+    """Model, featurizer and output folder of a job; a shard at a time."""
+
+    def __init__(self, settings: EmbedSettings, output_dir: Path) -> None:
+        self.settings = settings
+        self.embeddings_dir = output_dir / EMBEDDINGS
+        self.conformers_dir = output_dir / CONFORMERS
+        self.pipeline = load_embedding_pipeline(settings)
+        # Bad settings are told before the first molecule.
+        self.pipeline.feature_extractor.settings(**settings.featurizer)
+
+    def fingerprint(self) -> str:
+        """Hash of the model's configuration and weights and of the featurizer's settings."""
+        digest = hashlib.blake2b(self.pipeline.model.config.to_json_string().encode())
+        digest.update(self.pipeline.feature_extractor.to_json_string().encode())
+        for name, tensor in sorted(self.pipeline.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:32]
+
+    def featurize(
+        self, rows: Iterable[MoleculeRow], num_workers: int
+    ) -> Iterator[tuple[MoleculeRow, FeaturizedMolecule]]:
+        """Rows with their features, in order; workers run ahead."""
+        return featurize_rows(self.pipeline.feature_extractor, rows, self.settings, num_workers)
+
+    def write_shard(
+        self, number: int, pairs: Iterable[tuple[MoleculeRow, FeaturizedMolecule]]
+    ) -> Iterator[MoleculeRow]:
+        """Embed the rows of a shard and write it; yields each row when it is through."""
+        width = self.pipeline.model.config.hidden_size
+        schema = embedding_schema(width, self.settings.per_atom, self.settings.half)
+        with ExitStack() as stack:
+            # Left first, moved into place last: a shard with embeddings has its conformers.
+            embeddings = stack.enter_context(whole_or_absent(shard_path(self.embeddings_dir, number), schema))
+            conformers = None
+            if self.settings.keep_conformers:
+                self.conformers_dir.mkdir(exist_ok=True)
+                path = shard_path(self.conformers_dir, number)
+                conformers = stack.enter_context(whole_or_absent(path, CONFORMER_SCHEMA))
+            summary = EmbedSummary()
+            for row, molecule, result in self._embed(pairs):
+                record = self._embedding_record(row, molecule, result)
+                summary.add(record)
+                embeddings.write(record)
+                if conformers is not None:
+                    conformers.write(conformer_record(row, molecule))
+                yield row
+            embeddings.counts = asdict(summary)
+
+    def _embed(
+        self, pairs: Iterable[tuple[MoleculeRow, FeaturizedMolecule]]
+    ) -> Iterator[tuple[MoleculeRow, FeaturizedMolecule, dict[str, Any]]]:
+        waiting: deque[tuple[MoleculeRow, FeaturizedMolecule]] = deque()
+
+        def molecules() -> Iterator[FeaturizedMolecule]:
+            for pair in pairs:
+                waiting.append(pair)
+                yield pair[1]
+
+        settings = self.settings
+        results = self.pipeline.run_featurized(
+            molecules(), settings.batch_size, pooling=settings.pooling, per_atom=settings.per_atom
+        )
+        for result in results:
+            row, molecule = waiting.popleft()
+            yield row, molecule, result
+
+    def _embedding_record(
+        self, row: MoleculeRow, molecule: FeaturizedMolecule, result: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        kind = np.float16 if self.settings.half else np.float32
+        vector, atoms = result["embedding"], result.get("atom_embeddings")
+        record = {
+            "row": row.number,
+            "id": row.id,
+            "smiles": row.smiles,
+            "embedding": None if vector is None else vector.astype(kind),
+            "num_heavy_atoms": molecule.num_heavy_atoms if molecule.conformers else None,
+            "cropped": molecule.cropped,
+            "has_graph_features": molecule.has_graph_features,
+            "conformers": [conformer.provenance.to_dict() for conformer in molecule.conformers],
+            "error": result["error"],
+        }
+        if self.settings.per_atom:
+            record["atom_embeddings"] = None if atoms is None else list(atoms.astype(kind))
+        return record
+
+
+def featurize_rows(
+    extractor: UniMol2FeatureExtractor, rows: Iterable[MoleculeRow], settings: EmbedSettings, num_workers: int
+) -> Iterator[tuple[MoleculeRow, FeaturizedMolecule]]:
+    """Rows with their features, in order; coordinates that came with their provenance keep it."""
+    waiting: deque[MoleculeRow] = deque()
+
+    def molecules() -> Iterator[Any]:
+        for row in rows:
+            waiting.append(row)
+            yield _without_conformers(row.molecule) if settings.ignore_conformers else row.molecule
+
+    featurized = extractor.featurize(
+        molecules(), num_workers=num_workers, read_ahead=_READ_AHEAD, **settings.featurizer
+    )
+    for molecule in featurized:
+        row = waiting.popleft()
+        known = () if settings.ignore_conformers else row.provenance
+        conformers = tuple(
+            replace(conformer, provenance=provenance)
+            for conformer, provenance in zip(molecule.conformers, known, strict=False)
+        )
+        yield row, replace(molecule, conformers=conformers + molecule.conformers[len(conformers) :])
+
+
+def _without_conformers(molecule: Any) -> Any:
+    if isinstance(molecule, Mapping):
+        return molecule["smiles"]
+    if isinstance(molecule, Chem.Mol):
+        molecule = Chem.Mol(molecule)
+        molecule.RemoveAllConformers()
+    return molecule
+
+
+def conformer_record(row: MoleculeRow, molecule: FeaturizedMolecule) -> dict[str, Any]:
+    """A row of `CONFORMER_SCHEMA`; a cropped molecule is kept without its coordinates, which are not whole."""
+    record: dict[str, Any] = {"row": row.number, "id": row.id, "smiles": row.smiles}
+    record["error"] = None if molecule.error is None else molecule.error.reason
+    if molecule.features is None or molecule.cropped:
+        return {**record, "atomic_numbers": None, "conformers": [], "provenance": []}
+    numbers, order = molecule.features["input_ids"], np.arange(molecule.num_heavy_atoms)
+    if isinstance(row.molecule, Chem.Mol):
+        heavy = remove_hydrogens(row.molecule)
+        record["smiles"] = Chem.MolToSmiles(heavy)
+        order = np.array(heavy.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+    return {
+        **record,
+        "atomic_numbers": numbers[order].astype(np.uint8),
+        "conformers": [conformer.coordinates[order].ravel() for conformer in molecule.conformers],
+        "provenance": [conformer.provenance.to_dict() for conformer in molecule.conformers],
+    }
+
+
+def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipeline:
+    """The encoder and its featurizer on the chosen device, compiled if asked for.
+
+    Raises:
+        ModelError: the folder or Hub id cannot be loaded, or there is no such device.
+    """
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model, loading = UniMol2Model.from_pretrained(
+            settings.model, dtype=DTYPES[settings.dtype], output_loading_info=True
+        )
+        extractor = UniMol2FeatureExtractor.from_pretrained(settings.model)
+        model = model.eval().to(device)
+    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError, StrictDataclassError) as error:
+        raise ModelError(f"{settings.model} cannot be used on {device}: {error}") from error
+    lacking = sorted({*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])})
+    if lacking:
+        raise ModelError(f"{settings.model} is incomplete: no usable weights for {', '.join(lacking[:3])}")
+    pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=extractor, device=device)
+    if settings.compile != "none":
+        pipeline.compile_model(static_shapes=settings.compile == "static")
+    return pipeline
+
+
+@contextmanager
+def locked_output(output_dir: Path) -> Iterator[None]:
+    """The folder for one process at a time; the lock ends with the process, however that ends."""
+    try:
+        (output_dir / EMBEDDINGS).mkdir(parents=True, exist_ok=True)
+        lock = (output_dir / LOCK_FILE).open("w")
+    except OSError as error:
+        raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
+    with lock:
+        # Workers of a job that was just killed hold its lock until they notice.
+        for attempt in range(_LOCK_SECONDS + 1):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if attempt == _LOCK_SECONDS:
+                    reason = f"another process writes into {output_dir}; wait for it or choose another folder"
+                    raise TableError(reason) from error
+                time.sleep(1)
+        yield
+
+
+def start_or_continue(output_dir: Path, source: Path, settings: EmbedSettings, model_fingerprint: str) -> None:
+    """Record what the job is; raise `TableError` where the folder holds another job."""
+    job = {
+        "source": fingerprint_of_source(source),
+        "model": model_fingerprint,
+        "settings": settings.of_output(),
+    }
+    job = json.loads(json.dumps(job, default=str))
+    path = output_dir / JOB_FILE
+    if path.exists():
+        recorded = json.loads(path.read_text())
+        different = sorted(_differences(recorded["job"], job))
+        if different:
+            raise TableError(
+                f"{output_dir} holds the output of another job ({', '.join(different)} differ); "
+                "choose another folder or delete it"
+            )
+        return
+    if finished_shards(output_dir / EMBEDDINGS):
+        raise TableError(f"{output_dir} holds shards of an unknown job; choose another folder or delete it")
+    readable = {"source": str(source.resolve()), "model": settings.model, "torch": torch.__version__}
+    write_text_whole(path, json.dumps({"job": job, "about": readable}, indent=1) + "\n")
+
+
+def _differences(recorded: Mapping[str, Any], job: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("source", "model"):
+        if recorded[name] != job[name]:
+            yield name
+    for name in {*recorded["settings"], *job["settings"]}:
+        if recorded["settings"].get(name) != job["settings"].get(name):
+            yield name
+
+
+def fingerprint_of_source(source: Path) -> list[list[Any]]:
+    """Size and the hash of the first MiB of each file: the same library, wherever it lies."""
+    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    prints: list[list[Any]] = []
+    for path in files:
+        with path.open("rb") as file:
+            digest = hashlib.blake2b(file.read(_FINGERPRINT_BYTES)).hexdigest()[:32]
+        prints.append([path.stat().st_size, digest])
+    return prints
+
+
+def finish(output_dir: Path, console: Console) -> EmbedSummary:
+    """Count what lies in the shards, write `summary.json`, and tell."""
+    summary = EmbedSummary()
+    for number in finished_shards(output_dir / EMBEDDINGS):
+        counts = shard_counts(shard_path(output_dir / EMBEDDINGS, number))
+        summary = EmbedSummary(*(getattr(summary, name) + counts[name] for name in ("rows", "failed", "flat")))
+    write_text_whole(output_dir / SUMMARY_FILE, json.dumps(asdict(summary), indent=1) + "\n")
+    console.print(
+        f"{summary.rows} rows in {escape(str(output_dir / EMBEDDINGS))}: {summary.failed} failed "
+        f"(reason in the error column), {summary.flat} from a flat conformer"
+    )
+    return summary

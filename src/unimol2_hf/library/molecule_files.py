@@ -1,0 +1,241 @@
+"""Files of molecules as streams of rows: CSV, SMILES, SDF and Parquet, compressed too; every row is kept."""
+
+import bz2
+import csv
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rdkit import Chem, rdBase
+
+from ..conformers import ConformerProvenance
+from ..errors import CoordinatesError, MoleculeError, SanitizationError, TableError
+from ..feature_extraction_unimol2 import Molecule
+from ..molecule_features import is_three_dimensional
+
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_SMILES_HEADERS = ("smiles", "canonical_smiles", "smi")
+_RECORD_END = "$$$$"
+# One quoted cell may hold much; an unclosed quote must not swallow a whole library.
+_LARGEST_CELL = 1_000_000
+_ROWS_AT_A_TIME = 4096
+
+
+@dataclass(frozen=True)
+class MoleculeRow:
+    """One row of a file of molecules.
+
+    Attributes:
+        number: its position in the file, from 0.
+        id: its name in the file, "" where it has none.
+        smiles: as the file has it; of a molecule with its own coordinates, RDKit's.
+        molecule: what the featurizer gets: a SMILES, a molecule, a SMILES with coordinates, or why there is none.
+        provenance: of the coordinates that the file brings along, where it tells.
+    """
+
+    number: int
+    id: str
+    smiles: str
+    molecule: Molecule
+    provenance: tuple[ConformerProvenance, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Columns:
+    smiles: str
+    id: str | None
+
+
+def read_molecules(path: Path, smiles_column: str = "smiles", id_column: str | None = None) -> Iterator[MoleculeRow]:
+    """Stream the rows of a file, or of a folder of Parquet files in the order of their names.
+
+    - CSV (`.csv`, `.tsv`): comma, semicolon or tab; a line with a wrong number of cells is a row with an error.
+    - SMILES (`.smi`, `.smiles`): SMILES, blank, name; a header line is passed over.
+    - SDF (`.sdf`, `.sd`): 3D coordinates are used; drawings (2D) are not, their conformers are generated.
+    - Parquet: may bring coordinates in `conformers` (a list of flat lists, with `provenance`), as `unimol2-hf embed
+      --keep-conformers` writes them, or in `coordinates` (one flat list); angstrom, heavy atoms in SMILES order.
+
+    All but Parquet may be compressed (`.gz`, `.bz2`, `.xz`). Empty lines are rows, except at the end of a file.
+
+    Raises:
+        TableError: no such file, an unknown kind, no such column, or a file that breaks off.
+    """
+    if not path.exists():
+        raise TableError(f"{path} does not exist")
+    columns = _Columns(smiles_column, id_column)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise TableError(f"{path} is a folder without .parquet files")
+    if path.is_dir() or path.suffix.lower() in (".parquet", ".pq"):
+        rows = _read_parquet(files, columns)
+    else:
+        rows = _read_text(path, columns)
+    for number, (identifier, smiles, molecule, provenance) in enumerate(rows):
+        yield MoleculeRow(number, identifier, smiles, molecule, provenance)
+
+
+_Row = tuple[str, str, Molecule, tuple[ConformerProvenance, ...]]
+
+
+def _read_text(path: Path, columns: _Columns) -> Iterator[_Row]:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    opener = _OPENERS.get(suffixes[-1] if suffixes else "", open)
+    kind = suffixes[-2] if opener is not open and len(suffixes) > 1 else path.suffix.lower()
+    readers = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".smi": _read_smiles,
+        ".smiles": _read_smiles,
+        ".sdf": _read_sdf,
+        ".sd": _read_sdf,
+    }
+    if kind not in readers:
+        raise TableError(f"{path} is of no known kind; use {', '.join(readers)} (also .gz, .bz2, .xz) or .parquet")
+    try:
+        # What is no UTF-8 stays visible, and the row with it.
+        with opener(path, "rt", encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
+            yield from readers[kind](file, columns, path)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise TableError(f"{path} cannot be read to its end: {error}") from error
+
+
+def _without_trailing(rows: Iterable[Any], is_blank: Callable[[Any], bool]) -> Iterator[Any]:
+    """All rows up to the last one that is not blank."""
+    held: list[Any] = []
+    for row in rows:
+        held.append(row)
+        if not is_blank(row):
+            yield from held
+            held = []
+
+
+def _read_csv(file: TextIO, columns: _Columns, path: Path) -> Iterator[_Row]:
+    csv.field_size_limit(_LARGEST_CELL)
+    header_line = file.readline()
+    delimiter = max(",\t;", key=header_line.count)
+    header = next(csv.reader([header_line], delimiter=delimiter), [])
+    positions = _positions(header, columns, path)
+    reader = csv.reader(file, delimiter=delimiter)
+    try:
+        for cells in _without_trailing(reader, lambda row: not any(row)):
+            yield _csv_row(cells, header, positions)
+    except csv.Error as error:
+        raise TableError(f"{path}, line {reader.line_num + 1}: {error}; look for a quote that is not closed") from error
+
+
+def _positions(header: list[str], columns: _Columns, path: Path) -> tuple[int, int | None]:
+    wanted = [columns.smiles, *([columns.id] if columns.id else [])]
+    for name in wanted:
+        if header.count(name) != 1:
+            problem = f"no column {name}" if name not in header else f"the column {name} more than once"
+            raise TableError(f"{path} has {problem}; its columns are: {', '.join(header)}")
+    return header.index(columns.smiles), header.index(columns.id) if columns.id else None
+
+
+def _csv_row(cells: list[str], header: list[str], positions: tuple[int, int | None]) -> _Row:
+    smiles_at, id_at = positions
+    smiles = cells[smiles_at] if smiles_at < len(cells) else ""
+    identifier = cells[id_at] if id_at is not None and id_at < len(cells) else ""
+    molecule: Molecule = smiles
+    if cells and len(cells) != len(header):
+        molecule = MoleculeError(f"the row has {len(cells)} cells, the header {len(header)}; quote cells with commas")
+    return identifier, smiles, molecule, ()
+
+
+def _read_smiles(file: TextIO, columns: _Columns, path: Path) -> Iterator[_Row]:
+    lines = (line.strip() for line in file)
+    for number, line in enumerate(_without_trailing(lines, lambda text: not text)):
+        smiles, name = _split_smiles_line(line)
+        if number == 0 and smiles.lower() in _SMILES_HEADERS:
+            continue
+        yield name, smiles, smiles, ()
+
+
+def _split_smiles_line(line: str) -> tuple[str, str]:
+    """SMILES, with its CXSMILES extension if it has one, and name."""
+    smiles, _, rest = line.replace("\t", " ").partition(" ")
+    rest = rest.strip()
+    if rest.startswith("|") and "|" in rest[1:]:
+        extension, _, rest = rest[1:].partition("|")
+        smiles = f"{smiles} |{extension}|"
+    return smiles, rest.strip()
+
+
+def _read_sdf(file: TextIO, columns: _Columns, path: Path) -> Iterator[_Row]:
+    block: list[str] = []
+    for line in file:
+        text = line.rstrip("\r\n")
+        if text.startswith(_RECORD_END):
+            yield _sdf_row(block, columns)
+            block = []
+        else:
+            block.append(text)
+    if any(text.strip() for text in block):
+        yield _sdf_row(block, columns)
+
+
+def _sdf_row(block: list[str], columns: _Columns) -> _Row:
+    title = block[0].strip() if block else ""
+    with rdBase.BlockLogs():
+        supplier = Chem.SDMolSupplier()
+        supplier.SetData("\n".join([*block, _RECORD_END, ""]), removeHs=False)
+        molecule = supplier[0] if len(supplier) else None
+        if molecule is None:
+            return title, "", SanitizationError("RDKit cannot read the record; check its counts line and valences"), ()
+        if columns.id:
+            title = molecule.GetProp(columns.id) if molecule.HasProp(columns.id) else ""
+        if molecule.GetNumConformers() and not is_three_dimensional(molecule.GetConformer().GetPositions()):
+            molecule.RemoveAllConformers()
+        return title, Chem.MolToSmiles(Chem.RemoveHs(molecule, sanitize=False)), molecule, ()
+
+
+def _read_parquet(files: list[Path], columns: _Columns) -> Iterator[_Row]:
+    for path in files:
+        try:
+            parquet = pq.ParquetFile(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise TableError(f"{path} is no Parquet file: {error}") from error
+        names = parquet.schema_arrow.names
+        _positions(names, columns, path)
+        wanted = [columns.smiles, *([columns.id] if columns.id else ["id"] if "id" in names else [])]
+        # Only beside conformers are these two the columns that this package writes.
+        companions = ("conformers", "provenance", "error") if "conformers" in names else ("coordinates",)
+        wanted += [name for name in companions if name in names and name not in wanted]
+        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
+            yield from (_parquet_row(record, columns) for record in batch.to_pylist())
+
+
+def _parquet_row(record: Mapping[str, Any], columns: _Columns) -> _Row:
+    smiles = record[columns.smiles]
+    identifier = record.get(columns.id or "id")
+    text = "" if smiles is None else str(smiles)
+    name = "" if identifier is None else str(identifier)
+    flat = _flat_conformers(record)
+    if not flat:
+        return name, text, MoleculeError(str(record["error"])) if record.get("error") else text, ()
+    try:
+        coordinates = np.stack([_as_positions(values) for values in flat])
+        provenance = tuple(ConformerProvenance(**entry) for entry in record.get("provenance") or ())
+    except (CoordinatesError, TypeError, ValueError) as error:
+        return name, text, CoordinatesError(f"its stored conformers cannot be used: {error}"), ()
+    return name, text, {"smiles": text, "coordinates": coordinates}, provenance
+
+
+def _flat_conformers(record: Mapping[str, Any]) -> list[list[float]]:
+    if record.get("conformers"):
+        return list(record["conformers"])
+    return [record["coordinates"]] if record.get("coordinates") else []
+
+
+def _as_positions(values: list[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    positions = np.asarray(values, dtype=np.float32)
+    if positions.size % 3:
+        raise CoordinatesError(f"{positions.size} coordinates are no multiple of 3")
+    return positions.reshape(-1, 3)

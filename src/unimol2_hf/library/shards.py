@@ -1,0 +1,141 @@
+"""Parquet shards that are either whole or absent, whatever happens to the process that writes them."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+COUNTS_KEY = "unimol2_hf_counts"
+_ROWS_AT_A_TIME = 1024
+
+PROVENANCE = pa.struct(
+    [
+        ("method", pa.string()),
+        ("is_3d", pa.bool_()),
+        ("seed", pa.int64()),
+        ("force_field", pa.string()),
+        ("force_field_converged", pa.bool_()),
+        ("note", pa.string()),
+    ]
+)
+
+_ROW_FIELDS = [("row", pa.int64()), ("id", pa.string()), ("smiles", pa.string())]
+
+
+def embedding_schema(width: int, per_atom: bool, half: bool) -> pa.Schema:
+    """Columns of an embedding shard: what the row was, its vectors, where its conformers come from, why it failed."""
+    vector = pa.list_(pa.float16() if half else pa.float32(), width)
+    return pa.schema(
+        [
+            *_ROW_FIELDS,
+            ("embedding", vector),
+            *([("atom_embeddings", pa.list_(vector))] if per_atom else []),
+            ("num_heavy_atoms", pa.int32()),
+            ("cropped", pa.bool_()),
+            ("has_graph_features", pa.bool_()),
+            ("conformers", pa.list_(PROVENANCE)),
+            ("error", pa.string()),
+        ]
+    )
+
+
+# `conformers`: flat coordinates (3 n) of the n heavy atoms in the order of `smiles`, angstrom, centred.
+CONFORMER_SCHEMA = pa.schema(
+    [
+        *_ROW_FIELDS,
+        ("atomic_numbers", pa.list_(pa.uint8())),
+        ("conformers", pa.list_(pa.list_(pa.float32()))),
+        ("provenance", pa.list_(PROVENANCE)),
+        ("error", pa.string()),
+    ]
+)
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:06d}.parquet"
+
+
+def finished_shards(folder: Path) -> set[int]:
+    """Numbers of the shards that are whole."""
+    return {int(path.stem.removeprefix("part-")) for path in folder.glob("part-*.parquet")}
+
+
+class ShardWriter:
+    """Rows of one Parquet file, gathered to row groups; `counts` are kept in its footer."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.counts: dict[str, int] = {}
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._rows: list[Mapping[str, Any]] = []
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == _ROWS_AT_A_TIME:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and the counts."""
+        if self._rows:
+            self._flush()
+        self._writer.add_key_value_metadata({COUNTS_KEY: json.dumps(self.counts)})
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Let go of the file, whose content is of no use."""
+        with suppress(OSError, pa.ArrowException):
+            self._writer.close()
+
+    def _flush(self) -> None:
+        columns = [pa.array([row[field.name] for row in self._rows], type=field.type) for field in self._schema]
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+        self._rows = []
+
+
+@contextmanager
+def whole_or_absent(path: Path, schema: pa.Schema) -> Iterator[ShardWriter]:
+    """Write a shard beside its place and move it there, safe on disk, when it is complete."""
+    draft = path.with_name(f".{path.name}.draft")
+    writer = ShardWriter(draft, schema)
+    try:
+        yield writer
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        draft.unlink(missing_ok=True)
+        raise
+    move_into_place(draft, path)
+
+
+def shard_counts(path: Path) -> dict[str, int]:
+    """What the writer counted, from the footer alone."""
+    metadata = pq.read_metadata(path).metadata or {}
+    counts: dict[str, int] = json.loads(metadata[COUNTS_KEY.encode()])
+    return counts
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """A small file, whole or absent."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    move_into_place(draft, path)
+
+
+def move_into_place(draft: Path, path: Path) -> None:
+    """Rename a finished file; its content reaches the disk before its name does, and the name is made to last."""
+    _sync(draft)
+    os.replace(draft, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
