@@ -13,7 +13,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 
 from .errors import ConformerError, MoleculeTooLargeError
-from .molecule_features import FloatArray, atomic_numbers_of, center_coordinates, is_three_dimensional
+from .molecule_features import FloatArray, atoms_of, center_coordinates, is_three_dimensional
 
 GIVEN = "given"
 ETKDG = "etkdg"
@@ -89,6 +89,8 @@ class Conformer:
 
 def given_conformers(heavy: Chem.Mol, limit: int) -> list[Conformer]:
     """The first `limit` conformers that a molecule without hydrogens carries, shifted to the origin, else untouched."""
+    if heavy.GetNumConformers() and limit == 1:
+        return [given_coordinates(heavy.GetConformer().GetPositions())]  # RDKit's iterator costs more than the rest
     positions = [conformer.GetPositions() for conformer in heavy.GetConformers()][:limit]
     return [given_coordinates(coordinates) for coordinates in positions]
 
@@ -181,7 +183,7 @@ def _atoms_coincide(molecule: Chem.Mol) -> bool:
 
 
 def _heavy_positions(with_hydrogens: Chem.Mol) -> NDArray[np.float64]:
-    heavy = np.array(atomic_numbers_of(with_hydrogens)) != 1
+    heavy = np.array([atom.GetAtomicNum() for atom in atoms_of(with_hydrogens)]) != 1
     positions: NDArray[np.float64] = with_hydrogens.GetConformer().GetPositions()
     return positions[heavy]
 

@@ -37,11 +37,11 @@ from .errors import (
 )
 from .molecule_features import (
     UNREACHABLE_PATH,
-    atomic_numbers_of,
     check_atoms,
     checked_charges,
     dropped_graph_features,
     graph_features,
+    heavy_atoms_of,
     molecule_from_arrays,
     parse_smiles,
     remove_hydrogens,
@@ -469,15 +469,15 @@ def _featurize(index: int, molecule: Molecule, settings: FeaturizerSettings) -> 
 
 
 def _featurize_graph(index: int, molecule: Chem.Mol, settings: FeaturizerSettings) -> FeaturizedMolecule:
-    heavy = remove_hydrogens(molecule)
-    count = heavy.GetNumAtoms()
+    heavy, atoms = heavy_atoms_of(molecule)
+    count = len(atoms)
     _check_size(count, settings)
     # A molecule's own conformers win over generated ones, however many were asked for.
     given = given_conformers(heavy, max(1, settings.conformers.num_conformers))
     # From the sanitised heavy atoms: an edited molecule may carry hydrogen counts of its past.
     conformers = given or generate_conformers(heavy, settings.conformers)
-    graph = graph_features(heavy) if settings.use_graph_features else dropped_graph_features(count)
-    features = {**_atom_inputs(atomic_numbers_of(heavy)), **graph}
+    graph = graph_features(heavy, atoms) if settings.use_graph_features else dropped_graph_features(count)
+    features = {**_atom_inputs([atom.GetAtomicNum() for atom in atoms]), **graph}
     complete = FeaturizedMolecule(index, features, tuple(conformers), count, settings.use_graph_features)
     if count <= settings.max_atoms:
         return complete

@@ -60,19 +60,17 @@ _BOND_STEREOS = (
 )
 
 
-def _category_index(categories: Sequence[int], other: int) -> IntArray:
-    """Index of each RDKit enum value in a list, as an array to look values up in; `other` for what the list lacks."""
-    index = np.full(64, other, dtype=np.int16)
-    index[[int(category) for category in categories]] = np.arange(len(categories))
-    return index
+def _category_index(categories: Sequence[Any], kind: Any, other: int) -> dict[Any, int]:
+    """Index of each value of an RDKit enum in a list; `other` for what the list lacks."""
+    return {**dict.fromkeys(kind.values.values(), other), **{name: index for index, name in enumerate(categories)}}
 
 
 # The chirality list has no "misc": what it lacks (allene-like tags) is OTHER, where the reference crashes.
-_CHIRALITY_INDEX = _category_index(_CHIRALITIES, len(_CHIRALITIES) - 1)
-_HYBRIDISATION_INDEX = _category_index(_HYBRIDISATIONS, len(_HYBRIDISATIONS))
-_BOND_TYPE_INDEX = _category_index(_BOND_TYPES, len(_BOND_TYPES))
+_CHIRALITY_INDEX = _category_index(_CHIRALITIES, Chem.ChiralType, len(_CHIRALITIES) - 1)
+_HYBRIDISATION_INDEX = _category_index(_HYBRIDISATIONS, Chem.HybridizationType, len(_HYBRIDISATIONS))
+_BOND_TYPE_INDEX = _category_index(_BOND_TYPES, Chem.BondType, len(_BOND_TYPES))
 # The stereo list has no "misc" either; an atropisomer's tag is read as "some stereo, unknown which".
-_BOND_STEREO_INDEX = _category_index(_BOND_STEREOS, len(_BOND_STEREOS) - 1)
+_BOND_STEREO_INDEX = _category_index(_BOND_STEREOS, Chem.BondStereo, len(_BOND_STEREOS) - 1)
 
 _MAX_DEGREE, _MAX_CHARGE, _MAX_HYDROGENS, _MAX_RADICALS = 10, 5, 8, 4
 
@@ -126,7 +124,14 @@ def _diagnose_smiles(smiles: str) -> MoleculeError:
 
 
 def remove_hydrogens(molecule: Chem.Mol) -> Chem.Mol:
-    """The molecule's heavy atoms, in order and sanitised, conformers kept; every hydrogen goes, isotopes and ions too.
+    """The molecule's heavy atoms, see `heavy_atoms_of`, which raises the same errors."""
+    return heavy_atoms_of(molecule)[0]
+
+
+def heavy_atoms_of(molecule: Chem.Mol) -> tuple[Chem.Mol, list[Chem.Atom]]:
+    """The molecule's heavy atoms, in order and sanitised, conformers kept; as a molecule and as a list.
+
+    Every hydrogen goes, isotopes and ions too.
 
     Raises:
         MoleculeTypeError: it is a query.
@@ -144,13 +149,14 @@ def remove_hydrogens(molecule: Chem.Mol) -> Chem.Mol:
             heavy = Chem.RemoveAllHs(molecule)
         except Chem.MolSanitizeException as error:
             raise SanitizationError(f"chemically impossible: {error}; correct valences or charges") from error
-    check_atoms(atomic_numbers_of(heavy))
-    return heavy
+    atoms = atoms_of(heavy)
+    check_atoms([atom.GetAtomicNum() for atom in atoms])
+    return heavy, atoms
 
 
-def atomic_numbers_of(molecule: Chem.Mol) -> list[int]:
-    """Atomic numbers in atom order."""
-    return [molecule.GetAtomWithIdx(index).GetAtomicNum() for index in range(molecule.GetNumAtoms())]
+def atoms_of(molecule: Chem.Mol) -> list[Chem.Atom]:
+    """Atoms in order. By index: RDKit's Python iterators cost more than what they iterate over."""
+    return list(map(molecule.GetAtomWithIdx, range(molecule.GetNumAtoms())))
 
 
 def check_atoms(atomic_numbers: Sequence[int]) -> None:
@@ -270,23 +276,24 @@ def center_coordinates(coordinates: NDArray[np.floating[Any]]) -> FloatArray:
         CoordinatesError: a value is not finite, or several atoms all lie in one point.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        centred: FloatArray = (coordinates - coordinates.mean(axis=0)).astype(np.float32)
+        center = np.add.reduce(coordinates) / len(coordinates)  # half the price of mean()
+        centred: FloatArray = (coordinates - center).astype(np.float32)
     if not np.isfinite(centred).all():
         raise CoordinatesError("coordinates hold NaN, infinite or huge values; give finite positions in angstrom")
-    if len(centred) > 1 and not np.ptp(coordinates, axis=0).any():
+    if len(centred) > 1 and (coordinates == coordinates[0]).all():
         raise CoordinatesError("all atoms lie in one point; the conformer was never computed")
     return centred
 
 
-def graph_features(molecule: Chem.Mol) -> dict[str, IntArray]:
-    """Integer features of a molecule without hydrogens (see `remove_hydrogens`), n atoms.
+def graph_features(molecule: Chem.Mol, atoms: Sequence[Chem.Atom]) -> dict[str, IntArray]:
+    """Integer features of a molecule of n atoms without hydrogens, both as `heavy_atoms_of` gives them.
 
     Returns:
         `atom_features` (n, 8), `degrees` (n,), `edge_features` (n, n, 3), `shortest_paths` (n, n) in bonds plus one,
         `pair_types` (n, n, 2); all int16, with the offsets of the published embedding tables.
     """
     edge_features, degrees = _edge_features(molecule)
-    atom_features = _atom_features(molecule, degrees)
+    atom_features = _atom_features(atoms, degrees)
     paths = Chem.GetDistanceMatrix(molecule)
     shortest_paths = np.where(paths > UNREACHABLE_PATH, UNREACHABLE_PATH, paths).astype(np.int16) + np.int16(1)
     return {
@@ -323,54 +330,42 @@ def pair_types(atom_features: IntArray) -> IntArray:
     return types
 
 
-def _atom_features(molecule: Chem.Mol, degrees: NDArray[np.intp]) -> IntArray:
-    # Indexed access: RDKit's Python iterators cost more than what they iterate over.
-    atoms = [molecule.GetAtomWithIdx(index) for index in range(molecule.GetNumAtoms())]
-    rows = [
-        (
-            atom.GetChiralTag(),
-            atom.GetFormalCharge(),
-            atom.GetTotalNumHs(),
-            atom.GetNumRadicalElectrons(),
-            atom.GetHybridization(),
-            atom.GetIsAromatic(),
-        )
-        for atom in atoms
-    ]
-    chirality, charge, hydrogens, radicals, hybridisation, aromatic = np.array(rows, dtype=np.int64).T
-    features = np.empty((len(atoms), NUM_ATOM_COLUMNS), dtype=np.int16)
-    features[:, 0] = _CHIRALITY_INDEX[chirality]
-    features[:, 1] = np.minimum(degrees + hydrogens, _MAX_DEGREE + 1)
-    features[:, 2] = np.where(np.abs(charge) <= _MAX_CHARGE, charge + _MAX_CHARGE, 2 * _MAX_CHARGE + 1)
-    features[:, 3] = np.minimum(hydrogens, _MAX_HYDROGENS + 1)
-    features[:, 4] = np.minimum(radicals, _MAX_RADICALS + 1)
-    features[:, 5] = _HYBRIDISATION_INDEX[hybridisation]
-    features[:, 6] = aromatic
-    features[:, 7] = 0
-    features[[atom for ring in molecule.GetRingInfo().AtomRings() for atom in ring], 7] = 1
-    return features + _ATOM_OFFSETS
+def _atom_features(atoms: Sequence[Chem.Atom], degrees: NDArray[np.intp]) -> IntArray:
+    columns = (
+        [_CHIRALITY_INDEX[atom.GetChiralTag()] for atom in atoms],
+        [atom.GetFormalCharge() for atom in atoms],
+        [atom.GetTotalNumHs() for atom in atoms],
+        [atom.GetNumRadicalElectrons() for atom in atoms],
+        [_HYBRIDISATION_INDEX[atom.GetHybridization()] for atom in atoms],
+        [atom.GetIsAromatic() for atom in atoms],
+        [atom.IsInRing() for atom in atoms],
+    )
+    chirality, charge, hydrogens, radicals, hybridisation, aromatic, in_ring = np.array(columns, dtype=np.int16)
+    features = np.empty((NUM_ATOM_COLUMNS, len(atoms)), dtype=np.int16)
+    features[0] = chirality
+    features[1] = np.minimum(degrees + hydrogens, _MAX_DEGREE + 1)
+    features[2] = np.where(np.abs(charge) <= _MAX_CHARGE, charge + _MAX_CHARGE, 2 * _MAX_CHARGE + 1)
+    features[3] = np.minimum(hydrogens, _MAX_HYDROGENS + 1)
+    features[4] = np.minimum(radicals, _MAX_RADICALS + 1)
+    features[5:] = hybridisation, aromatic, in_ring
+    return features.T + _ATOM_OFFSETS
 
 
 def _edge_features(molecule: Chem.Mol) -> tuple[IntArray, NDArray[np.intp]]:
     """Edge features (n, n, 3) and the number of neighbours (n,) of each atom."""
     count = molecule.GetNumAtoms()
     edges = np.full((count, count, NUM_BOND_COLUMNS), _NO_BOND, dtype=np.int16)
-    bonds = [molecule.GetBondWithIdx(index) for index in range(molecule.GetNumBonds())]
+    bonds = list(map(molecule.GetBondWithIdx, range(molecule.GetNumBonds())))
     if not bonds:
         return edges, np.zeros(count, dtype=np.intp)
-    rows = [
-        (
-            bond.GetBeginAtomIdx(),
-            bond.GetEndAtomIdx(),
-            bond.GetBondType(),
-            bond.GetStereo(),
-            bond.GetIsConjugated(),
-        )
-        for bond in bonds
-    ]
-    first, second, kind, stereo, conjugated = np.array(rows, dtype=np.int64).T
-    values = np.stack((_BOND_TYPE_INDEX[kind], _BOND_STEREO_INDEX[stereo], conjugated.astype(np.int16)), axis=1)
-    values += _BOND_OFFSETS
+    ends = np.array([[bond.GetBeginAtomIdx() for bond in bonds], [bond.GetEndAtomIdx() for bond in bonds]])
+    columns = (
+        [_BOND_TYPE_INDEX[bond.GetBondType()] for bond in bonds],
+        [_BOND_STEREO_INDEX[bond.GetStereo()] for bond in bonds],
+        [bond.GetIsConjugated() for bond in bonds],
+    )
+    values = np.array(columns, dtype=np.int16).T + _BOND_OFFSETS
+    first, second = ends
     edges[first, second] = values
     edges[second, first] = values
-    return edges, np.bincount(np.concatenate((first, second)), minlength=count)
+    return edges, np.bincount(ends.ravel(), minlength=count)
