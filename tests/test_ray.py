@@ -55,8 +55,8 @@ def test_same_rows_as_without_ray(tmp_path: Path, two_workers: None, settings: E
     assert plain == clustered == resumed
     assert plain.failed == 2
     for kind in ("embeddings", "conformers"):
-        tables = [pd.read_parquet(tmp_path / name / kind) for name in ("plain", "ray")]
-        pd.testing.assert_frame_equal(*tables, rtol=1e-5, atol=1e-6)
+        expected, actual = (pd.read_parquet(tmp_path / name / kind) for name in ("plain", "ray"))
+        pd.testing.assert_frame_equal(actual, expected, rtol=1e-5, atol=1e-6)
     assert not (tmp_path / "ray" / "staged").exists()
 
 

@@ -38,6 +38,7 @@ _EXPORTS = {
     "UniMol2PreTrainedModel": "modeling_unimol2",
     "UniMol2PreTrainingOutput": "modeling_unimol2",
     "UniMol2PropertyOutput": "modeling_unimol2",
+    "UniMol2Trainer": "trainer",
     "UnsupportedAtomError": "errors",
     "export_with_code": "hub",
 }
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from .modeling_unimol2 import UniMol2PreTrainedModel as UniMol2PreTrainedModel
     from .modeling_unimol2 import UniMol2PreTrainingOutput as UniMol2PreTrainingOutput
     from .modeling_unimol2 import UniMol2PropertyOutput as UniMol2PropertyOutput
+    from .trainer import UniMol2Trainer as UniMol2Trainer
 
 __all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 - the names are strings
 

@@ -32,6 +32,11 @@ class FeaturizedDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.molecules)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Atoms of each molecule, by which batches are planned."""
+        return [len(molecule.features["input_ids"]) if molecule.features else 0 for molecule in self.molecules]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         molecule = self.molecules[index]
         count = len(molecule.conformers)

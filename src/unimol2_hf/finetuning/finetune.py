@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -32,6 +31,7 @@ from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
 from ..pipeline_unimol2 import MoleculePropertyPipeline
+from ..trainer import UniMol2Trainer
 from .featurized_table import FeaturizedDataset, featurize_with_progress
 from .metrics import metrics_by_target, regression_metrics
 from .plots import save_parity_plot
@@ -251,7 +251,7 @@ def _make_trainer(
     molecules: list[FeaturizedMolecule],
     settings: FinetuneSettings,
     output_dir: Path,
-) -> Trainer:
+) -> UniMol2Trainer:
     def dataset(part: str) -> FeaturizedDataset:
         rows = table.rows_of(part)
         return FeaturizedDataset([molecules[row] for row in rows], table.labels[rows], part == TRAIN)
@@ -260,7 +260,7 @@ def _make_trainer(
     callbacks: list[TrainerCallback] = [StopWhenDiverged()]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
-    return Trainer(
+    return UniMol2Trainer(
         model=model,
         args=training_arguments(settings, output_dir),
         train_dataset=dataset(TRAIN),
@@ -294,7 +294,6 @@ def training_arguments(settings: FinetuneSettings, output_dir: Path) -> Training
         load_best_model_at_end=True,
         metric_for_best_model="eval_score",
         greater_is_better=False,
-        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         label_names=["labels"],
         report_to="none",
