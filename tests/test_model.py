@@ -10,7 +10,7 @@ import torch
 from conftest import MIXED_SMILES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import relative_difference, with_materialised_outer_product
+from oracle import naive, relative_difference
 from rdkit import Chem
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -22,7 +22,7 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
     UniMol2Model,
 )
-from unimol2_hf.modeling_unimol2 import ReadOut, UniMol2Layer, regression_loss
+from unimol2_hf.modeling_unimol2 import ReadOut, UniMol2Attention, UniMol2Layer, UniMol2ResidualDropout, regression_loss
 
 Rows = list[dict[str, Any]]
 Answer = dict[str, Tensor]
@@ -175,20 +175,108 @@ def assert_gradients_agree(actual: torch.nn.Module, expected: torch.nn.Module, t
 
 
 @pytest.mark.parametrize("normaliser", ["molecule", "padded"])
-def test_factorised_outer_product_equals_the_materialised(
-    normaliser: str, pretraining_model: UniMol2ForPreTraining, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+@pytest.mark.parametrize("mode", ["eval", "train", "checkpointing"])
+def test_all_that_is_cheaper_equals_the_naive_model(
+    normaliser: str,
+    mode: str,
+    pretraining_model: UniMol2ForPreTraining,
+    extractor: UniMol2FeatureExtractor,
+    mixed_rows: Rows,
 ) -> None:
+    """In training mode the norms and activations are made again in the backward pass."""
     pretraining_model.config.length_normalizer = normaliser  # type: ignore[assignment]
-    naive = with_materialised_outer_product(pretraining_model)
+    pretraining_model.train(mode != "eval")
+    without_dropout(pretraining_model)
+    plain = naive(pretraining_model)
+    if mode == "checkpointing":
+        pretraining_model.gradient_checkpointing_enable()
     batch = extractor.pad(mixed_rows[:16])
     atoms = batch["attention_mask"].bool()
     targets = {"labels": batch["input_ids"].masked_fill(~atoms, -100), "target_coordinates": batch["coordinates"] * 1.1}
-    outputs = [model(**batch, **targets) for model in (pretraining_model, naive)]
+    outputs = [model(**batch, **targets) for model in (pretraining_model, plain)]
     for name in ("token_logits", "predicted_coordinates"):
         assert relative_difference(outputs[0][name][atoms], outputs[1][name][atoms]) <= 1e-5
     for output in outputs:
         output.loss.backward()
-    assert_gradients_agree(pretraining_model, naive)
+    assert_gradients_agree(pretraining_model, plain)
+
+
+def without_dropout(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, UniMol2Attention):
+            module.dropout = 0.0
+
+
+class TestResidualDropout:
+    def test_share_scale_and_gradient(self) -> None:
+        layer = UniMol2ResidualDropout(0.1).train()
+        residual, update = torch.randn(500_001), torch.ones(500_001, requires_grad=True)
+        added = layer(residual, update) - residual
+        kept = added > 0.5
+        # Five standard deviations of 500,001 draws.
+        assert abs(float(kept.float().mean()) - 0.9) < 5 * (0.9 * 0.1 / 500_001) ** 0.5
+        assert torch.allclose(added[kept], torch.full_like(added[kept], 1 / 0.9), rtol=1e-4)
+        assert float(added[~kept].abs().max()) < 1e-6
+        added.sum().backward()
+        assert update.grad is not None
+        assert torch.allclose(update.grad, kept.float() / 0.9, rtol=1e-4)
+
+    def test_neighbours_are_independent(self) -> None:
+        """Four mask bits come from each random number."""
+        added = UniMol2ResidualDropout(0.5).train()(torch.zeros(400_000), torch.ones(400_000))
+        groups = (added > 0).float().view(-1, 4)
+        correlation = torch.corrcoef(groups.T) - torch.eye(4)
+        assert float(correlation.abs().max()) < 5 / 100_000**0.5
+
+    def test_follows_the_seed(self) -> None:
+        layer = UniMol2ResidualDropout(0.3).train()
+        inputs = torch.zeros(100), torch.ones(100)
+        runs = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            runs.append(layer(*inputs))
+        assert torch.equal(runs[0], runs[1])
+        assert not torch.equal(runs[0], runs[2])
+
+    @pytest.mark.parametrize("probability", [0.0, 1.0])
+    def test_nothing_and_everything(self, probability: float) -> None:
+        added = UniMol2ResidualDropout(probability).train()(torch.zeros(9), torch.ones(9))
+        assert torch.equal(added, torch.full((9,), 1 - probability))
+        assert torch.equal(UniMol2ResidualDropout(probability).eval()(torch.zeros(9), torch.ones(9)), torch.ones(9))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_with_dropout_are_those_of_the_loss(
+    checkpointing: bool, property_model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor
+) -> None:
+    """A finite difference along the gradient, the same dropout drawn each time."""
+    model = property_model.double().train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    batch = extractor(["CC(=O)Oc1ccccc1C(=O)O", "CCO"])
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(3)
+        return model(**batch).logits.square().mean()
+
+    loss().backward()
+    # Of the pair track alone: the float32 distance embedding would blur the difference.
+    parameters = [p for name, p in model.named_parameters() if "layers" in name and p.grad is not None]
+    slope = sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None)
+    step = 1e-3 / slope**0.5
+    values = []
+    for sign in (1, -1):
+        for p in parameters:
+            assert p.grad is not None
+            p.data.add_(p.grad, alpha=sign * step)
+        with torch.no_grad():
+            values.append(float(loss().detach()))
+        for p in parameters:
+            assert p.grad is not None
+            p.data.sub_(p.grad, alpha=sign * step)
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=1e-3)
 
 
 @pytest.mark.parametrize("read_out", ["atoms", "cls"])
@@ -216,6 +304,20 @@ def test_read_outs_skip_only_what_nobody_reads(
     assert skipped
     assert all(name.startswith(last) for name in skipped)
     assert_gradients_agree(twin, model)
+
+
+def test_coordinates_can_be_left_out(
+    pretraining_model: UniMol2ForPreTraining, extractor: UniMol2FeatureExtractor
+) -> None:
+    batch = extractor(["CCO", "c1ccccc1"])
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    whole = pretraining_model(**batch, labels=labels)
+    tokens = pretraining_model(**batch, labels=labels, predict_coordinates=False)
+    assert relative_difference(tokens.token_logits, whole.token_logits) <= 1e-6
+    assert tokens.predicted_coordinates is None
+    assert tokens.predicted_distances is None
+    tokens.loss.backward()
+    assert all(p.grad is None for p in pretraining_model.coordinate_head.parameters())
 
 
 def test_recording_states_computes_everything(

@@ -1,5 +1,6 @@
 """Pipelines: same answer in every batch, one result a molecule, bad input kept with its reason."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch._inductor.config as inductor_config
 from conftest import MIXED_SMILES
 from transformers import pipeline
 
@@ -14,8 +16,10 @@ from unimol2_hf import (
     MoleculeError,
     SmilesParseError,
     UniMol2FeatureExtractor,
+    UniMol2ForPreTraining,
     UniMol2ForPropertyRegression,
 )
+from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 
@@ -153,3 +157,26 @@ def test_saved_pipelines_load_again(predictor: Any, tmp_path: Path) -> None:
     predictor.save_pretrained(tmp_path / "saved")
     again = pipeline("molecule-property-prediction", str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
     assert again("CCO")["predictions"] == predictor("CCO")["predictions"]
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_compiled_answers_are_the_same(
+    static_shapes: bool,
+    pretraining_model: UniMol2ForPreTraining,
+    extractor: UniMol2FeatureExtractor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inductor_config, "freezing", False)  # put back afterwards
+    model = pretraining_model.unimol2.eval()
+    model.layers = model.layers[:2]  # the compiler takes its time
+    plain = MoleculeEmbeddingPipeline(model=model, feature_extractor=extractor)
+    compiled = MoleculeEmbeddingPipeline(model=copy.deepcopy(model), feature_extractor=extractor)
+    torch.compiler.reset()
+    compiled.compile_model(static_shapes=static_shapes)
+    smiles = ["CCO", "CCC", "c1ccccc1O", "C1CC", "CC(=O)Nc1ccc(O)cc1"]
+    expected, actual = plain(smiles, batch_size=2), compiled(smiles, batch_size=2)
+    for one, other in zip(expected, actual, strict=True):
+        assert one["error"] == other["error"]
+        if one["error"] is None:
+            assert np.abs(one["embedding"] - other["embedding"]).max() <= 1e-5
+    torch.compiler.reset()

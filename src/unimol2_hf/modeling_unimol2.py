@@ -255,6 +255,27 @@ class UniMol2Attention(nn.Module):
         return self.o_proj(output.reshape(batch, -1, width)), weights
 
 
+def apply_recomputing(module: nn.Module, make_input: Callable[[], Tensor], recompute: bool) -> Tensor:
+    """module(make_input()), whose backward pass makes the input again instead of keeping it.
+
+    For inputs that are cheap to make from what is kept anyway, such as a layer norm's output.
+    """
+    made = make_input()
+    if not recompute:
+        return module(made)
+    storage, size = made.untyped_storage().data_ptr(), made.numel()
+
+    def keep(tensor: Tensor) -> Tensor | torch.Size:
+        same = tensor.untyped_storage().data_ptr() == storage and tensor.numel() == size and tensor.is_contiguous()
+        return tensor.shape if same else tensor
+
+    def get(kept: Tensor | torch.Size) -> Tensor:
+        return kept if isinstance(kept, Tensor) else make_input().detach().view(kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, get):
+        return module(made)
+
+
 class UniMol2FeedForward(nn.Module):
     """Two linear maps with the activation between; used by both tracks."""
 
@@ -265,8 +286,11 @@ class UniMol2FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.activation_dropout_prob)
         self.fc2 = nn.Linear(inner_width, width)
 
-    def forward(self, states: Tensor) -> Tensor:
-        return self.fc2(self.dropout(self.activation(self.fc1(states))))
+    def forward(self, make_input: Callable[[], Tensor], recompute: bool) -> Tensor:
+        inner = apply_recomputing(self.fc1, make_input, recompute)
+        if self.training and self.dropout.p > 0:
+            return self.fc2(self.dropout(self.activation(inner)))
+        return apply_recomputing(self.fc2, lambda: self.activation(inner), recompute)
 
 
 class UniMol2OuterProductProjection(nn.Linear):
@@ -282,13 +306,37 @@ class UniMol2OuterProductProjection(nn.Linear):
         """
         batch, length, inner = left.shape
         # Row p * d + c of the reshaped weight holds W[p, c, :].
-        mapped = F.linear(right, self.weight.view(-1, inner)).view(batch, -1, inner).transpose(1, 2)
+        mapped = F.linear(right, self.weight.view(-1, inner)).view(batch, -1, inner)
         bias = self.bias * bias_scale
         if residual is not None and residual.dtype == left.dtype == mapped.dtype:
             # The product adds onto the sum in place: one pass over the pairs instead of three.
-            return (residual + bias).view(batch, length, -1).baddbmm_(left, mapped).view_as(residual)
-        product = torch.matmul(left, mapped).view(batch, length, length, -1) + bias
+            return (residual + bias).view(batch, length, -1).baddbmm_(left, mapped.transpose(1, 2)).view_as(residual)
+        product = _pair_product(left, mapped).view(batch, length, length, -1) + bias
         return product if residual is None else residual + product
+
+
+class _PairProduct(torch.autograd.Function):
+    """a_i . m_jp of a (B, S, d) and m (B, S * P, d), with the gradient of m in the layout of m.
+
+    Autograd's own comes transposed and is copied: 10 % of a training step's time at 84M on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, mapped: Tensor) -> Tensor:
+        ctx.save_for_backward(left, mapped)
+        return torch.bmm(left, mapped.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        left, mapped = ctx.saved_tensors
+        return torch.bmm(grads[0], mapped), torch.bmm(grads[0].transpose(1, 2), left)
+
+
+def _pair_product(left: Tensor, mapped: Tensor) -> Tensor:
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(left.device.type):
+        return torch.matmul(left, mapped.transpose(1, 2))
+    product: Tensor = _PairProduct.apply(left, mapped)
+    return product
 
 
 class UniMol2OuterProduct(nn.Module):
@@ -323,10 +371,16 @@ class UniMol2TriangleUpdate(nn.Module):
         self.out_proj = nn.Linear(inner, width)
 
     def forward(
-        self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor, cls_only: bool = False
+        self,
+        make_input: Callable[[], Tensor],
+        token_mask: Tensor,
+        lengths: Tensor,
+        cls_only: bool = False,
+        recompute: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The gate and the update (B, S, S, P) that it multiplies; or the CLS row of both, (B, 1, S, P)."""
-        edges, edge_gates, output_gate = self.in_proj(pair_states).split(self.split_sizes, dim=-1)
+        projected = apply_recomputing(self.in_proj, make_input, recompute)
+        edges, edge_gates, output_gate = projected.split(self.split_sizes, dim=-1)
         # Channels first, so that each is one matrix product.
         left, right = (edges * edge_gates.sigmoid()).permute(3, 0, 1, 2).chunk(2)
         # Both sums run over a of a padded atom, so masking a is enough; and one factor carries both M^-1/2.
@@ -336,13 +390,44 @@ class UniMol2TriangleUpdate(nn.Module):
         if cls_only:
             outgoing, incoming, output_gate = outgoing[:, :1], incoming[:, :1], output_gate[:, :1]
         sums = self._triangle_sums(outgoing, incoming, right.flatten(0, 1))
-        sums = sums.unflatten(0, (-1, pair_states.shape[0])).permute(1, 2, 3, 0)
+        sums = sums.unflatten(0, (-1, token_mask.shape[0])).permute(1, 2, 3, 0)
         return output_gate, self.out_proj(self.norm(sums))
 
     @staticmethod
     def _triangle_sums(outgoing: Tensor, incoming: Tensor, right: Tensor) -> Tensor:
         """a b^T + a^T b for stacks of matrices, of a and a^T (or some of their rows) and b."""
         return torch.baddbmm(torch.bmm(outgoing, right.transpose(1, 2)), incoming, right)
+
+
+class _DropoutAdd(torch.autograd.Function):
+    """residual + dropout(update) on a CPU: four mask bits from each random number, kept as one byte each.
+
+    PyTorch draws a random number for each element and keeps a float: 14 % of a training step's time at 84M.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, update: Tensor, probability: float) -> Tensor:
+        kept = round((1 - probability) * 2**16)  # of 65,536
+        numbers = torch.empty((update.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), 2**63 - 1)
+        mask = (numbers.view(torch.int16)[: update.numel()] < kept - 2**15).view_as(update)
+        ctx.save_for_backward(mask)
+        ctx.scale = 2**16 / kept
+        return torch.addcmul(residual, update, mask.to(update.dtype), value=ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return grads[0], (grads[0] * ctx.scale).mul_(mask), None
+
+
+class UniMol2ResidualDropout(nn.Dropout):
+    """residual + dropout(update)."""
+
+    def forward(self, residual: Tensor, update: Tensor) -> Tensor:  # type: ignore[override]
+        if not self.training or not 0 < self.p < 1:
+            return residual + super().forward(update)
+        plain = residual.device.type != "cpu" or residual.dtype != update.dtype or torch.compiler.is_compiling()
+        return residual + super().forward(update) if plain else _DropoutAdd.apply(residual, update, self.p)
 
 
 class UniMol2Layer(GradientCheckpointingLayer):
@@ -361,7 +446,7 @@ class UniMol2Layer(GradientCheckpointingLayer):
         self.triangle = UniMol2TriangleUpdate(config)
         self.pair_mlp_norm = nn.LayerNorm(pair_width, eps=eps)
         self.pair_mlp = UniMol2FeedForward(config, pair_width, pair_width)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.add_with_dropout = UniMol2ResidualDropout(config.hidden_dropout_prob)
         self.pair_dropout = nn.Dropout(config.pair_dropout_prob)
 
     def forward(
@@ -378,8 +463,9 @@ class UniMol2Layer(GradientCheckpointingLayer):
         cls_only = read_out == "cls"
         normed = self.attention_norm(hidden_states)
         attended, _ = self.attention(normed, pair_states, attention_mask, cls_only=cls_only, **kwargs)
-        hidden_states = (hidden_states[:, :1] if cls_only else hidden_states) + self.dropout(attended)
-        hidden_states = hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+        hidden_states = self.add_with_dropout(hidden_states[:, :1] if cls_only else hidden_states, attended)
+        update = self._feed_forward(self.mlp, self.mlp_norm, hidden_states)
+        hidden_states = self.add_with_dropout(hidden_states, update)
         if read_out in ("atoms", "cls"):
             return hidden_states, pair_states
         cls_pairs = read_out == "cls_pairs"
@@ -389,23 +475,37 @@ class UniMol2Layer(GradientCheckpointingLayer):
         self, hidden_states: Tensor, pair_states: Tensor, token_mask: Tensor, lengths: Tensor, cls_only: bool
     ) -> Tensor:
         atoms = self.outer_product_norm(hidden_states)
-        if self.training and self.dropout.p > 0:
-            pair_states = pair_states + self.dropout(self.outer_product(atoms, token_mask, lengths))
+        if self.training and self.add_with_dropout.p > 0:
+            pair_states = self.add_with_dropout(pair_states, self.outer_product(atoms, token_mask, lengths))
         else:
             pair_states = self.outer_product(atoms, token_mask, lengths, residual=pair_states)
-        gate, triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths, cls_only)
+        gate, triangles = self._run_triangle(pair_states, token_mask, lengths, cls_only)
         # The triangle was the last to read other rows.
         pair_states = pair_states[:, :1] if cls_only else pair_states
         pair_states = torch.addcmul(pair_states, gate, self._dropout_shared_by_rows(triangles))
-        update = self.dropout(self.pair_mlp(self.pair_mlp_norm(pair_states)))
-        # Added onto the fresh tensor: the pair track is too large to allocate once more. Not under autocast, where
-        # the update is narrower.
-        return update.add_(pair_states) if update.dtype == pair_states.dtype else pair_states + update
+        update = self._feed_forward(self.pair_mlp, self.pair_mlp_norm, pair_states)
+        if (self.training and self.add_with_dropout.p > 0) or update.dtype != pair_states.dtype:
+            return self.add_with_dropout(pair_states, update)
+        # Added onto the fresh tensor: the pair track is too large to allocate once more.
+        return update.add_(pair_states)
+
+    def _feed_forward(self, mlp: nn.Module, norm: nn.Module, states: Tensor) -> Tensor:
+        return mlp(lambda: norm(states), self._recomputes())
+
+    def _run_triangle(
+        self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor, cls_only: bool
+    ) -> tuple[Tensor, Tensor]:
+        return self.triangle(lambda: self.triangle_norm(pair_states), token_mask, lengths, cls_only, self._recomputes())
+
+    def _recomputes(self) -> bool:
+        """Whether the backward pass makes norms and activations again; a checkpointed layer does so as a whole."""
+        wanted = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return wanted and not self.gradient_checkpointing
 
     def _dropout_shared_by_rows(self, pair_states: Tensor) -> Tensor:
         if not self.training:
             return pair_states
-        return pair_states * self.pair_dropout(torch.ones_like(pair_states[:, :1]))
+        return pair_states.mul_(self.pair_dropout(torch.ones_like(pair_states[:, :1])))
 
 
 class UniMol2PreTrainedModel(PreTrainedModel):
@@ -607,6 +707,7 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         target_coordinates: Tensor | None = None,
+        predict_coordinates: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UniMol2PreTrainingOutput:
         """Predict masked elements and clean coordinates.
@@ -614,6 +715,8 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
         Args:
             labels: (B, N) atomic numbers of masked atoms, -100 elsewhere.
             target_coordinates: (B, N, 3), clean and aligned, angstrom.
+            predict_coordinates: off where only elements are asked for; coordinates, distances and what leads to them
+                alone are then not computed.
             (others): see `UniMol2Model.forward`.
         """
         if attention_mask is None:
@@ -627,18 +730,20 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
             pair_types,
             coordinates,
             attention_mask,
+            read_out="pairs" if predict_coordinates else "atoms",
             **kwargs,
         )
         atoms = encoded.last_hidden_state[:, 1:]
-        predicted = self.coordinate_head(atoms, encoded.pair_hidden_state[:, 1:, 1:], coordinates, attention_mask)
         output = UniMol2PreTrainingOutput(
             token_logits=self.token_head(atoms),
-            predicted_coordinates=predicted,
-            predicted_distances=pairwise_distances(predicted),
             hidden_states=encoded.hidden_states,
             pair_hidden_states=encoded.pair_hidden_states,
             attentions=encoded.attentions,
         )
+        if predict_coordinates:
+            pairs = encoded.pair_hidden_state[:, 1:, 1:]
+            output.predicted_coordinates = self.coordinate_head(atoms, pairs, coordinates, attention_mask)
+            output.predicted_distances = pairwise_distances(output.predicted_coordinates)
         return _with_pretraining_losses(output, attention_mask, labels, target_coordinates)
 
 
