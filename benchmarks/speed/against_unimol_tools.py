@@ -1,112 +1,104 @@
 #!/usr/bin/env python3
-"""Embedding throughput at 84M beside unimol_tools 0.1.6: same random weights, molecules, conformers, batch and threads.
+"""Throughput beside unimol_tools 0.1.6: same random 84M weights, molecules, conformers, batch size and threads.
 
-    python3 -m venv PEER && PEER/bin/pip install torch==2.13.0 "numpy<2.3" && PEER/bin/pip install unimol_tools==0.1.6
-    python benchmarks/speed/against_unimol_tools.py --data DIR --peer-python PEER/bin/python
+    python3 -m venv PEER && PEER/bin/pip install torch==2.13.0 "numpy<2.3"
+    PEER/bin/pip install unimol_tools==0.1.6 rdkit==2026.9.1
+    python benchmarks/speed/against_unimol_tools.py embed --data DIR --peer-python PEER/bin/python
+    python benchmarks/speed/against_unimol_tools.py featurize --data DIR --peer-python PEER/bin/python
 
-Runs alternate, one process each; the ratio is of medians. Conformers are made once, before any clock starts.
+Each package is a process that lives through the whole measurement; they take turns over the same chunks of molecules.
+Conformers are made before any clock starts. "compiled" is `pipeline.compile_model()`: one graph for all shapes.
 """
 
 import json
-import pickle
-import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
-import pandas as pd
-import torch
 import typer
-from rdkit import Chem
-from rdkit.Chem import rdDistGeom
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "conversion"))
-
-from convert_unimol2_to_hf import key_plan  # noqa: E402 - conversion/ is no package
-
-from unimol2_hf import UniMol2Config, UniMol2ForPreTraining  # noqa: E402
+from harness import HERE, machine, median, publish
+from matplotlib.axes import Axes
+from molecules import write_molecules, write_weights
 
 
-def write_weights(folder: Path) -> None:
-    """Random 84M weights, once for each package."""
-    if (folder / "checkpoint.pt").exists():
-        return
-    torch.manual_seed(0)
-    model = UniMol2ForPreTraining(UniMol2Config.from_scale("84m"))
-    model.unimol2.save_pretrained(folder / "hf")
-    plan = key_plan(model.config.num_hidden_layers)
-    shapes = {name: shape for target, names in plan.sources.items() for name, shape in _shapes(model, target, names)}
-    weights = plan.split(dict(model.state_dict()), shapes)
-    weights["se3_invariant_kernel.gaussian.mean"] = torch.linspace(0, 9, 128)
-    torch.save({"model": {name: tensor.clone() for name, tensor in weights.items()}}, folder / "checkpoint.pt")
+class Worker:
+    """A process that answers chunks of molecules with seconds."""
 
+    def __init__(self, python: str, script: str, *arguments: object) -> None:
+        command = [python, str(HERE / script), *map(str, arguments)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-def _shapes(model: UniMol2ForPreTraining, target: str, names: tuple[str, ...]) -> list[tuple[str, torch.Size]]:
-    """First-axis sizes of the reference tensors that one tensor here is stacked of."""
-    rows = model.state_dict()[target].shape[0]
-    if len(names) == 1 or target.endswith("qkv_proj.weight"):
-        sizes = [rows // len(names)] * len(names)
-    else:
-        inner = 2 * model.config.pair_inner_size
-        sizes = [inner, inner, rows - 2 * inner]
-    return [(name, torch.Size([size])) for name, size in zip(names, sizes, strict=True)]
+    def seconds(self, start: int, end: int) -> float:
+        stdin, stdout = self._pipes()
+        stdin.write(f"{start} {end}\n")
+        stdin.flush()
+        for line in stdout:
+            if line.startswith("{"):
+                return float(json.loads(line)["seconds"])
+        raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
 
+    def close(self) -> None:
+        self._pipes()[0].close()
+        self._process.wait()
 
-def write_molecules(table: Path, count: int, path: Path) -> None:
-    """The first molecules of a table with one ETKDG conformer each, hydrogens removed."""
-    binaries: list[bytes] = []
-    for smiles in pd.read_csv(table)["smiles"]:
-        molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
-        if rdDistGeom.EmbedMolecule(molecule, randomSeed=42) == 0:
-            binaries.append(Chem.RemoveAllHs(molecule).ToBinary())
-        if len(binaries) == count:
-            break
-    path.write_bytes(pickle.dumps(binaries))
-
-
-def run(python: str, worker: str, *arguments: object) -> dict[str, Any]:
-    command = [python, str(HERE / worker), *map(str, arguments)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
-    return result
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the worker has no pipes")
+        return self._process.stdin, self._process.stdout
 
 
 def main(
+    what: Annotated[str, typer.Argument(help="embed or featurize")],
     data: Annotated[Path, typer.Option(help="folder with biogen_adme.csv")],
     peer_python: Annotated[str, typer.Option(help="python of an environment with unimol_tools 0.1.6")],
     count: Annotated[int, typer.Option()] = 1000,
+    chunk: Annotated[int, typer.Option(help="molecules of a turn")] = 250,
     batch_size: Annotated[int, typer.Option()] = 32,
-    threads: Annotated[int, typer.Option()] = 2,
-    repeats: Annotated[int, typer.Option()] = 3,
+    repeats: Annotated[int, typer.Option(help="passes over all molecules")] = 2,
     work_dir: Annotated[Path, typer.Option()] = Path("runs/speed"),
 ) -> None:
-    """Alternate runs of both packages and write against_unimol_tools.json beside this file."""
+    """Write against_unimol_tools_WHAT.json, .md and .png beside this file."""
+    threads = 2 if what == "embed" else 1
     work_dir.mkdir(parents=True, exist_ok=True)
     write_weights(work_dir)
     molecules = work_dir / f"molecules_{count}.pkl"
     write_molecules(data / "biogen_adme.csv", count, molecules)
-    own, peer = [], []
-    for _ in range(repeats):
-        own.append(run(sys.executable, "own_worker.py", work_dir / "hf", molecules, batch_size, threads))
-        peer.append(run(peer_python, "peer_worker.py", work_dir / "checkpoint.pt", molecules, batch_size, threads))
-    rates = {
-        name: [entry["molecules"] / entry["seconds"] for entry in runs]
-        for name, runs in (("unimol2_hf", own), ("unimol_tools", peer))
+    own = dict.fromkeys(("embed", "compiled") if what == "embed" else (what,), ("own_worker.py", work_dir / "hf"))
+    workers = {
+        name: Worker(sys.executable, *where, molecules, batch_size, threads, name) for name, where in own.items()
     }
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    report = {
-        "molecules": count,
-        "batch_size": batch_size,
-        "threads": threads,
-        "torch": torch.__version__,
-        "molecules_per_second": rates,
-        "medians": medians,
-        "ratio": medians["unimol2_hf"] / medians["unimol_tools"],
-    }
-    (HERE / "against_unimol_tools.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    workers["unimol_tools"] = Worker(
+        peer_python, "peer_worker.py", work_dir / "checkpoint.pt", molecules, batch_size, threads, what
+    )
+    rows: list[dict[str, Any]] = []
+    for repeat in range(repeats):
+        for start in range(0, count, chunk):
+            end = min(start + chunk, count)
+            seconds = {name: worker.seconds(start, end) for name, worker in workers.items()}
+            row: dict[str, Any] = {"pass": repeat, "molecules": f"{start}-{end - 1}"}
+            row |= {f"{name} molecules/s": (end - start) / value for name, value in seconds.items()}
+            row |= {f"{name} ratio": seconds["unimol_tools"] / seconds[name] for name in own}
+            rows.append(row)
+            print(row, flush=True)
+    for worker in workers.values():
+        worker.close()
+    columns = [name for name in rows[0] if name not in ("pass", "molecules")]
+    medians = {name: median([row[name] for row in rows]) for name in columns}
+    rows.append({"pass": "median", "molecules": "", **medians})
+
+    def draw(axes: Axes) -> None:
+        rates = {name: value for name, value in medians.items() if name.endswith("/s")}
+        axes.bar([name.removesuffix(" molecules/s") for name in rates], list(rates.values()))
+        axes.set_ylabel("molecules a second")
+
+    notes = (
+        f"{count} Biogen molecules with given conformers, batch size {batch_size}, {threads} thread(s), float32; "
+        f"ratios are of the same chunk, taken in turn (`python benchmarks/speed/against_unimol_tools.py {what} "
+        "--data DIR --peer-python PEER/bin/python`)."
+    )
+    report = {"machine": machine(threads), "count": count, "batch_size": batch_size, "medians": medians}
+    publish(f"against_unimol_tools_{what}", report, rows, notes, draw)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""One timed run of this package over a file of molecules; started by against_unimol_tools.py."""
+"""This package over a file of molecules: see against_unimol_tools.py. Reads lines "START END", answers with seconds."""
 
 import json
 import pickle
 import sys
 import time
 
-import numpy as np
 import torch
 from rdkit import Chem
 
@@ -13,19 +12,28 @@ from unimol2_hf import UniMol2FeatureExtractor, UniMol2Model
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 
-def main(folder: str, molecules_file: str, batch_size: int, threads: int) -> None:
-    """Featurise, batch and embed through the pipeline that users call; prints seconds and CLS vectors' norm."""
+def main(folder: str, molecules_file: str, batch_size: int, threads: int, what: str) -> None:
+    """`what`: embed (the pipeline that users call, featurisation included), compiled, or featurize."""
     torch.set_num_threads(threads)
     with open(molecules_file, "rb") as file:
         molecules = [Chem.Mol(binary) for binary in pickle.load(file)]
-    model = UniMol2Model.from_pretrained(folder).eval()
-    pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=UniMol2FeatureExtractor(), device="cpu")
-    pipeline(molecules[:batch_size], batch_size=batch_size)
-    start = time.perf_counter()
-    vectors = np.stack([result["embedding"] for result in pipeline(molecules, batch_size=batch_size)])
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "molecules": len(molecules), "norm": float(np.linalg.norm(vectors))}))
+    extractor = UniMol2FeatureExtractor()
+    if what == "featurize":
+        work = lambda part: list(extractor.featurize(part))  # noqa: E731
+    else:
+        model = UniMol2Model.from_pretrained(folder).eval()
+        pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=extractor, device="cpu")
+        if what == "compiled":
+            pipeline.compile_model()
+        work = lambda part: pipeline(part, batch_size=batch_size)  # noqa: E731
+    work(molecules[:batch_size])
+    work(molecules[:batch_size])
+    for line in sys.stdin:
+        start, end = map(int, line.split())
+        began = time.perf_counter()
+        work(molecules[start:end])
+        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""A training step (forward, backward, AdamW) beside the naive oracle: seconds and peak memory of the whole process.
+
+    python benchmarks/speed/training.py
+
+Each run is a process of its own, kinds in turn; "checkpointing" is gradient checkpointing of every layer.
+"""
+
+import sys
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from harness import in_turn, machine, median, publish, run_process
+from matplotlib.axes import Axes
+
+CASES = (("84m", 8, 25), ("84m", 16, 25), ("nano", 32, 25))
+KINDS = ("own", "naive", "checkpointing")
+
+
+def main(
+    repeats: Annotated[int, typer.Option()] = 2,
+    steps: Annotated[int, typer.Option()] = 3,
+    threads: Annotated[int, typer.Option()] = 2,
+) -> None:
+    """Write training.json, .md and .png beside this file."""
+    rows: list[dict[str, Any]] = []
+    for scale, molecules, atoms in CASES:
+        peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
+
+        def run(kind: str) -> float:
+            result = run_process(sys.executable, "training_worker.py", kind, scale, molecules, atoms, steps, threads)  # noqa: B023
+            peaks[kind].append(result["peak_mib"])  # noqa: B023
+            return float(result["seconds"])
+
+        times = in_turn({kind: partial(run, kind) for kind in KINDS}, repeats, warm_ups=0)
+        seconds = {kind: median(values) for kind, values in times.items()}
+        peak = {kind: median(values) for kind, values in peaks.items()}
+        row: dict[str, Any] = {"scale": scale, "molecules": molecules, "atoms": atoms}
+        row |= {f"{kind} s": seconds[kind] for kind in KINDS} | {f"{kind} MiB": peak[kind] for kind in KINDS}
+        row["naive / own s"] = seconds["naive"] / seconds["own"]
+        row["own / naive MiB"] = peak["own"] / peak["naive"]
+        row["checkpointing / naive MiB"] = peak["checkpointing"] / peak["naive"]
+        rows.append(row)
+        print(row, flush=True)
+
+    def draw(axes: Axes) -> None:
+        places = range(len(rows))
+        for offset, kind in enumerate(KINDS):
+            axes.bar([place + 0.27 * offset for place in places], [row[f"{kind} s"] for row in rows], 0.25, label=kind)
+        axes.set_xticks([place + 0.27 for place in places])
+        axes.set_xticklabels([f"{row['scale']}\n{row['molecules']} x {row['atoms']}" for row in rows])
+        axes.set_ylabel("seconds a training step")
+        axes.legend()
+
+    notes = (
+        "Training step, float32, dropout on, medians of processes in turn; memory is the peak of the whole process, "
+        "weights, gradients and AdamW's state included (`python benchmarks/speed/training.py`)."
+    )
+    publish("training", {"machine": machine(threads), "repeats": repeats, "steps": steps}, rows, notes, draw)
+
+
+if __name__ == "__main__":
+    typer.run(main)
