@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := demo_output
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench bench-speed clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,6 +37,16 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/featurization/coverage.py --data $(DATA)
 	$(BIN)/python benchmarks/finetuning/run.py --data $(DATA) --model micro --epochs 40
+
+# Needs a quiet machine, and for its comparison PEER=/path/to/python of an environment with unimol_tools 0.1.6.
+bench-speed: $(INSTALLED)
+	$(BIN)/python benchmarks/speed/inference.py
+	$(BIN)/python benchmarks/speed/training.py
+	$(BIN)/python benchmarks/speed/growth.py --data $(DATA)
+	$(BIN)/python benchmarks/speed/end_to_end.py --data $(DATA)
+	$(BIN)/python benchmarks/speed/gpu.py
+	$(BIN)/python benchmarks/speed/against_unimol_tools.py featurize --data $(DATA) --peer-python $(PEER)
+	$(BIN)/python benchmarks/speed/against_unimol_tools.py embed --data $(DATA) --peer-python $(PEER)
 
 clean:
 	rm -rf .venv $(DEMO) runs build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -39,8 +39,7 @@ class PlainLayer(UniMol2Layer):
         hidden_states = hidden_states + self._drop(self._plain_mlp(self.mlp, self.mlp_norm(hidden_states)))
         atoms = self.outer_product_norm(hidden_states)
         pair_states = pair_states + self._drop(self.outer_product(atoms, token_mask, lengths))
-        normed = self.triangle_norm(pair_states)
-        gate, triangles = self.triangle(lambda: normed, token_mask, lengths)
+        gate, triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths)
         shared = F.dropout(torch.ones_like(triangles[:, :1]), self.pair_dropout.p, self.training)
         pair_states = pair_states + gate * triangles * shared
         pair_states = pair_states + self._drop(self._plain_mlp(self.pair_mlp, self.pair_mlp_norm(pair_states)))

@@ -16,6 +16,8 @@ import psutil
 import pytest
 from conftest import MIXED_SMILES
 from embed_job import run as run_job
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -122,6 +124,23 @@ def test_kept_conformers_are_a_library(tmp_path: Path, job: Job) -> None:
     kept = output(tmp_path / "again", "conformers")
     assert kept["atomic_numbers"][19].tolist() is not None
     assert len(kept["conformers"][0]) == 3
+
+
+def test_conformers_of_an_sdf_are_kept_in_the_order_of_its_smiles(tmp_path: Path, job: Job) -> None:
+    records = []
+    # Written so that RDKit's canonical SMILES has another atom order; no stereocentre, whose tag depends on the order.
+    for smiles in ("OCCCN", "Clc1ccc(O)cc1C(=O)N"):
+        molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        rdDistGeom.EmbedMolecule(molecule, randomSeed=1)
+        records.append(f"{Chem.MolToMolBlock(molecule)}$$$$\n")
+    source = tmp_path / "library.sdf"
+    source.write_text("".join(records))
+    job("first", source=source, keep_conformers=True)
+    job("again", source=tmp_path / "first" / "conformers")
+    first, again = output(tmp_path / "first"), output(tmp_path / "again")
+    assert first["conformers"][0][0]["method"] == "given"
+    assert first["error"].isna().all()
+    assert np.abs(np.stack(list(first["embedding"])) - np.stack(list(again["embedding"]))).max() < 1e-4
 
 
 def test_file_conformers_can_be_ignored(tmp_path: Path, job: Job) -> None:

@@ -5,10 +5,8 @@ nothing else, and appears whole or not at all: a job that was killed goes on wit
 its output is that of an unbroken run.
 """
 
-import fcntl
 import hashlib
 import json
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 from rdkit import Chem
 from rich.console import Console
@@ -335,23 +334,19 @@ def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipelin
 @contextmanager
 def locked_output(output_dir: Path) -> Iterator[None]:
     """The folder for one process at a time; the lock ends with the process, however that ends."""
+    # Workers of a job that was just killed hold its lock until they notice: hence the wait.
+    lock = FileLock(output_dir / LOCK_FILE, timeout=_LOCK_SECONDS)
     try:
         (output_dir / EMBEDDINGS).mkdir(parents=True, exist_ok=True)
-        lock = (output_dir / LOCK_FILE).open("w")
+        lock.acquire()
+    except Timeout as error:
+        raise TableError(f"another process writes into {output_dir}; wait for it or choose another folder") from error
     except OSError as error:
         raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
-    with lock:
-        # Workers of a job that was just killed hold its lock until they notice.
-        for attempt in range(_LOCK_SECONDS + 1):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if attempt == _LOCK_SECONDS:
-                    reason = f"another process writes into {output_dir}; wait for it or choose another folder"
-                    raise TableError(reason) from error
-                time.sleep(1)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def start_or_continue(output_dir: Path, source: Path, settings: EmbedSettings, model_fingerprint: str) -> None:

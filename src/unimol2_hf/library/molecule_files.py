@@ -183,17 +183,29 @@ def _read_sdf(file: TextIO, columns: _Columns, path: Path) -> Iterator[_Row]:
 
 def _sdf_row(block: list[str], columns: _Columns) -> _Row:
     title = block[0].strip() if block else ""
+    reason = "RDKit cannot read the record; check its counts line and valences"
     with rdBase.BlockLogs():
-        supplier = Chem.SDMolSupplier()
-        supplier.SetData("\n".join([*block, _RECORD_END, ""]), removeHs=False)
-        molecule = supplier[0] if len(supplier) else None
-        if molecule is None:
-            return title, "", SanitizationError("RDKit cannot read the record; check its counts line and valences"), ()
-        if columns.id:
-            title = molecule.GetProp(columns.id) if molecule.HasProp(columns.id) else ""
-        if molecule.GetNumConformers() and not is_three_dimensional(molecule.GetConformer().GetPositions()):
-            molecule.RemoveAllConformers()
-        return title, Chem.MolToSmiles(Chem.RemoveHs(molecule, sanitize=False)), molecule, ()
+        try:
+            molecule = _molecule_of(block)
+            if molecule is None:
+                return title, "", SanitizationError(reason), ()
+            if columns.id:
+                title = molecule.GetProp(columns.id) if molecule.HasProp(columns.id) else ""
+            return title, Chem.MolToSmiles(Chem.RemoveHs(molecule, sanitize=False)), molecule, ()
+        except (RuntimeError, ValueError, UnicodeError) as error:
+            return title, "", SanitizationError(f"{reason}: {error}"), ()
+
+
+def _molecule_of(block: list[str]) -> Chem.Mol | None:
+    """The record's molecule, without its conformer if that is a drawing."""
+    supplier = Chem.SDMolSupplier()
+    supplier.SetData("\n".join([*block, _RECORD_END, ""]), removeHs=False)
+    molecule = supplier[0] if len(supplier) else None
+    if molecule is None or not molecule.GetNumAtoms() or not molecule.GetNumConformers():
+        return molecule
+    if not is_three_dimensional(molecule.GetConformer().GetPositions()):
+        molecule.RemoveAllConformers()
+    return molecule
 
 
 def _read_parquet(files: list[Path], columns: _Columns) -> Iterator[_Row]:
