@@ -161,22 +161,22 @@ def test_saved_pipelines_load_again(predictor: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("static_shapes", [False, True])
 def test_compiled_answers_are_the_same(
-    static_shapes: bool,
-    pretraining_model: UniMol2ForPreTraining,
-    extractor: UniMol2FeatureExtractor,
-    monkeypatch: pytest.MonkeyPatch,
+    static_shapes: bool, pretraining_model: UniMol2ForPreTraining, extractor: UniMol2FeatureExtractor
 ) -> None:
-    monkeypatch.setattr(inductor_config, "freezing", False)  # put back afterwards
     model = pretraining_model.unimol2.eval()
     model.layers = model.layers[:2]  # the compiler takes its time
     plain = MoleculeEmbeddingPipeline(model=model, feature_extractor=extractor)
     compiled = MoleculeEmbeddingPipeline(model=copy.deepcopy(model), feature_extractor=extractor)
-    torch.compiler.reset()
-    compiled.compile_model(static_shapes=static_shapes)
     smiles = ["CCO", "CCC", "c1ccccc1O", "C1CC", "CC(=O)Nc1ccc(O)cc1"]
-    expected, actual = plain(smiles, batch_size=2), compiled(smiles, batch_size=2)
+    expected = plain(smiles, batch_size=2)
+    torch.compiler.reset()
+    try:
+        compiled.compile_model(static_shapes=static_shapes)
+        actual = compiled(smiles, batch_size=2)
+    finally:
+        inductor_config.freezing = False  # of the whole process
+        torch.compiler.reset()
     for one, other in zip(expected, actual, strict=True):
         assert one["error"] == other["error"]
         if one["error"] is None:
             assert np.abs(one["embedding"] - other["embedding"]).max() <= 1e-5
-    torch.compiler.reset()
