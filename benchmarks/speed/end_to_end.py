@@ -50,7 +50,7 @@ def run_embed(source: Path, output: Path, model: Path, workers: int, rows_per_sh
     embed(source, output, settings, Console(quiet=True))
 
 
-def killed_until_done(command: list[str], output: Path, kills: int, seconds: float) -> int:
+def killed_until_done(command: list[str], kills: int, seconds: float) -> int:
     """Start the job and kill it at random moments, `kills` times, then let it end; returns the kills that hit it."""
     moments = random.Random(0)
     hit = 0
@@ -123,7 +123,7 @@ def kill_test(source: Path, model_dir: Path, folder: Path, workers: int, kills: 
 
     start = time.perf_counter()
     subprocess.run(of(unbroken), check=True, stdout=subprocess.DEVNULL)
-    hit = killed_until_done(of(broken), broken, kills, time.perf_counter() - start)
+    hit = killed_until_done(of(broken), kills, time.perf_counter() - start)
     frames = []
     for output in (unbroken, broken):
         names = sorted(path.name for path in (output / "embeddings").glob("part-*.parquet"))

@@ -1,12 +1,9 @@
 """This package over a file of molecules: see against_unimol_tools.py. Reads lines "START END", answers with seconds."""
 
-import json
-import pickle
 import sys
-import time
 
 import torch
-from rdkit import Chem
+from turns import answer_turns, read_molecules
 
 from unimol2_hf import UniMol2FeatureExtractor, UniMol2Model
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
@@ -15,8 +12,7 @@ from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 def main(folder: str, molecules_file: str, batch_size: int, threads: int, what: str) -> None:
     """`what`: embed (the pipeline that users call, featurisation included), compiled, or featurize."""
     torch.set_num_threads(threads)
-    with open(molecules_file, "rb") as file:
-        molecules = [Chem.Mol(binary) for binary in pickle.load(file)]
+    molecules = read_molecules(molecules_file)
     extractor = UniMol2FeatureExtractor()
     if what == "featurize":
         work = lambda part: list(extractor.featurize(part))  # noqa: E731
@@ -28,11 +24,7 @@ def main(folder: str, molecules_file: str, batch_size: int, threads: int, what: 
         work = lambda part: pipeline(part, batch_size=batch_size)  # noqa: E731
     work(molecules[:batch_size])
     work(molecules[:batch_size])
-    for line in sys.stdin:
-        start, end = map(int, line.split())
-        began = time.perf_counter()
-        work(molecules[start:end])
-        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+    answer_turns(work, molecules)
 
 
 if __name__ == "__main__":

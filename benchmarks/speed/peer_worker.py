@@ -4,13 +4,11 @@ unimol_tools needs numpy < 2.3, so it cannot share this package's environment. R
 with the seconds that those molecules took: in file order, padded by its own collate function, as it ships.
 """
 
-import json
-import pickle
 import sys
-import time
 
 import torch
 from rdkit import Chem
+from turns import answer_turns, read_molecules
 from unimol_tools.data.conformer import mol2unimolv2
 from unimol_tools.models.unimolv2 import UniMolV2Model
 
@@ -18,8 +16,7 @@ from unimol_tools.models.unimolv2 import UniMolV2Model
 def main(checkpoint: str, molecules_file: str, batch_size: int, threads: int, what: str) -> None:
     """`what`: embed (featurise, collate, encode) or featurize."""
     torch.set_num_threads(threads)
-    with open(molecules_file, "rb") as file:
-        molecules = [Chem.Mol(binary) for binary in pickle.load(file)]
+    molecules = read_molecules(molecules_file)
     if what == "embed":
         model = UniMolV2Model(output_dim=1, model_size="84m", pretrained_model_path=checkpoint, remove_hs=True).eval()
 
@@ -37,11 +34,7 @@ def main(checkpoint: str, molecules_file: str, batch_size: int, threads: int, wh
                 mol2unimolv2(molecule)
 
     work(molecules[:batch_size])
-    for line in sys.stdin:
-        start, end = map(int, line.split())
-        began = time.perf_counter()
-        work(molecules[start:end])
-        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+    answer_turns(work, molecules)
 
 
 if __name__ == "__main__":

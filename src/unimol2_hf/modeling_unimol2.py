@@ -308,13 +308,11 @@ class UniMol2OuterProductProjection(nn.Linear):
         batch, length, inner = left.shape
         weight = self.weight.view(-1, inner)
         bias = self.bias * bias_scale
-        if residual is not None:
-            mapped = _mapped(weight, right)
-            if residual.dtype == left.dtype == mapped.dtype:
-                # The product adds onto the sum in place: one pass over the pairs instead of three.
-                return (
-                    (residual + bias).view(batch, length, -1).baddbmm_(left, mapped.transpose(1, 2)).view_as(residual)
-                )
+        # Under autocast the product is narrower than the residual.
+        if residual is not None and residual.dtype == left.dtype and not torch.is_autocast_enabled(left.device.type):
+            # The product adds onto the sum in place: one pass over the pairs instead of three.
+            mapped = _mapped(weight, right).transpose(1, 2)
+            return (residual + bias).view(batch, length, -1).baddbmm_(left, mapped).view_as(residual)
         product = _pair_product(left, right, weight).view(batch, length, length, -1) + bias
         return product if residual is None else residual + product
 

@@ -28,7 +28,7 @@ _WINDOW_BATCHES = 16  # batches that are sorted by length together
 _STATIC_LENGTH_STEP = 4  # atoms
 _MOST_STATIC_SHAPES = 256
 _SINGLE_MOLECULE_ROWS = 32  # conformers of a molecule given alone that are run together
-_POOLINGS = ("cls", "mean")
+POOLINGS = ("cls", "mean")
 
 
 class MoleculePipeline(Pipeline):
@@ -181,8 +181,8 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
 
     def _pop_forward_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         chosen: dict[str, Any] = {name: parameters.pop(name) for name in ("pooling", "per_atom") if name in parameters}
-        if chosen.get("pooling", "cls") not in _POOLINGS:
-            raise ValueError(f"pooling is {chosen['pooling']!r}; use one of {_POOLINGS}")
+        if chosen.get("pooling", "cls") not in POOLINGS:
+            raise ValueError(f"pooling is {chosen['pooling']!r}; use one of {POOLINGS}")
         return chosen
 
     def _forward(self, input_tensors: Any, pooling: str = "cls", per_atom: bool = False) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
@@ -12,8 +12,6 @@ from transformers.trainer_utils import seed_worker
 
 from .batching import DEFAULT_MAX_PAIRS, plan_batches
 from .errors import UniMol2Error
-
-Row = TypeVar("Row")
 
 _EPOCH_SEED_STEP = 1_000_003  # a prime: seeds of different runs and epochs do not meet
 _STREAM_WINDOW = 1024

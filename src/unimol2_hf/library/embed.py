@@ -29,8 +29,8 @@ from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2Model
 from ..molecule_features import remove_hydrogens
-from ..pipeline_unimol2 import MoleculeEmbeddingPipeline
-from .molecule_files import MoleculeRow, read_molecules
+from ..pipeline_unimol2 import POOLINGS, MoleculeEmbeddingPipeline
+from .molecule_files import MoleculeRow, files_of, read_molecules
 from .shards import (
     CONFORMER_SCHEMA,
     embedding_schema,
@@ -95,7 +95,7 @@ class EmbedSettings:
     compile: str = "none"
 
     def __post_init__(self) -> None:
-        for name, known in (("pooling", ("cls", "mean")), ("dtype", tuple(DTYPES)), ("compile", COMPILE_MODES)):
+        for name, known in (("pooling", POOLINGS), ("dtype", tuple(DTYPES)), ("compile", COMPILE_MODES)):
             if getattr(self, name) not in known:
                 raise TableError(f"unknown {name} {getattr(self, name)!r}; use one of {', '.join(known)}")
         if self.rows_per_shard < 1 or self.batch_size < 1:
@@ -384,9 +384,8 @@ def _differences(recorded: Mapping[str, Any], job: Mapping[str, Any]) -> Iterato
 
 def fingerprint_of_source(source: Path) -> list[list[Any]]:
     """Size and the hash of the first MiB of each file: the same library, wherever it lies."""
-    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     prints: list[list[Any]] = []
-    for path in files:
+    for path in files_of(source):
         with path.open("rb") as file:
             digest = hashlib.blake2b(file.read(_FINGERPRINT_BYTES)).hexdigest()[:32]
         prints.append([path.stat().st_size, digest])

@@ -70,7 +70,7 @@ def read_molecules(path: Path, smiles_column: str = "smiles", id_column: str | N
     if not path.exists():
         raise TableError(f"{path} does not exist")
     columns = _Columns(smiles_column, id_column)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    files = files_of(path)
     if not files:
         raise TableError(f"{path} is a folder without .parquet files")
     if path.is_dir() or path.suffix.lower() in (".parquet", ".pq"):
@@ -79,6 +79,11 @@ def read_molecules(path: Path, smiles_column: str = "smiles", id_column: str | N
         rows = _read_text(path, columns)
     for number, (identifier, smiles, molecule, provenance) in enumerate(rows):
         yield MoleculeRow(number, identifier, smiles, molecule, provenance)
+
+
+def files_of(source: Path) -> list[Path]:
+    """The Parquet files of a folder in the order of their names, or the one file."""
+    return sorted(source.glob("*.parquet")) if source.is_dir() else [source]
 
 
 _Row = tuple[str, str, Molecule, tuple[ConformerProvenance, ...]]
