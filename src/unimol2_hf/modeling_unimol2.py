@@ -256,27 +256,6 @@ class UniMol2Attention(nn.Module):
         return self.o_proj(output.reshape(batch, -1, width)), weights
 
 
-def apply_recomputing(module: nn.Module, make_input: Callable[[], Tensor], recompute: bool) -> Tensor:
-    """module(make_input()), whose backward pass makes the input again instead of keeping it.
-
-    For inputs that are cheap to make from what is kept anyway, such as a layer norm's output.
-    """
-    made = make_input()
-    if not recompute:
-        return module(made)
-    storage, size = made.untyped_storage().data_ptr(), made.numel()
-
-    def keep(tensor: Tensor) -> Tensor | torch.Size:
-        same = tensor.untyped_storage().data_ptr() == storage and tensor.numel() == size and tensor.is_contiguous()
-        return tensor.shape if same else tensor
-
-    def get(kept: Tensor | torch.Size) -> Tensor:
-        return kept if isinstance(kept, Tensor) else make_input().detach().view(kept)
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, get):
-        return module(made)
-
-
 class UniMol2FeedForward(nn.Module):
     """Two linear maps with the activation between; used by both tracks."""
 
@@ -287,11 +266,8 @@ class UniMol2FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.activation_dropout_prob)
         self.fc2 = nn.Linear(inner_width, width)
 
-    def forward(self, make_input: Callable[[], Tensor], recompute: bool) -> Tensor:
-        inner = apply_recomputing(self.fc1, make_input, recompute)
-        if self.training and self.dropout.p > 0:
-            return self.fc2(self.dropout(self.activation(inner)))
-        return apply_recomputing(self.fc2, lambda: self.activation(inner), recompute)
+    def forward(self, states: Tensor) -> Tensor:
+        return self.fc2(self.dropout(self.activation(self.fc1(states))))
 
 
 class UniMol2OuterProductProjection(nn.Linear):
@@ -473,8 +449,7 @@ class UniMol2Layer(GradientCheckpointingLayer):
         normed = self.attention_norm(hidden_states)
         attended, _ = self.attention(normed, pair_states, attention_mask, cls_only=cls_only, **kwargs)
         hidden_states = self.add_with_dropout(hidden_states[:, :1] if cls_only else hidden_states, attended)
-        update = self._feed_forward(self.mlp, self.mlp_norm, hidden_states)
-        hidden_states = self.add_with_dropout(hidden_states, update)
+        hidden_states = self.add_with_dropout(hidden_states, self.mlp(self.mlp_norm(hidden_states)))
         if read_out in ("atoms", "cls"):
             return hidden_states, pair_states
         cls_pairs = read_out == "cls_pairs"
@@ -488,7 +463,7 @@ class UniMol2Layer(GradientCheckpointingLayer):
             pair_states = self.add_with_dropout(pair_states, self.outer_product(atoms, token_mask, lengths))
         else:
             pair_states = self.outer_product(atoms, token_mask, lengths, residual=pair_states)
-        if self._recomputes():
+        if self._recomputes_triangles():
             # Of a layer's parts it keeps the most memory for what it costs to run again.
             pair_states = checkpoint(
                 self._add_triangles,
@@ -501,14 +476,11 @@ class UniMol2Layer(GradientCheckpointingLayer):
             )
         else:
             pair_states = self._add_triangles(pair_states, token_mask, lengths, cls_only)
-        update = self._feed_forward(self.pair_mlp, self.pair_mlp_norm, pair_states)
+        update = self.pair_mlp(self.pair_mlp_norm(pair_states))
         if (self.training and self.add_with_dropout.p > 0) or update.dtype != pair_states.dtype:
             return self.add_with_dropout(pair_states, update)
         # Added onto the fresh tensor: the pair track is too large to allocate once more.
         return update.add_(pair_states)
-
-    def _feed_forward(self, mlp: nn.Module, norm: nn.Module, states: Tensor) -> Tensor:
-        return mlp(lambda: norm(states), self._recomputes())
 
     def _add_triangles(self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor, cls_only: bool) -> Tensor:
         gate, triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths, cls_only)
@@ -516,8 +488,8 @@ class UniMol2Layer(GradientCheckpointingLayer):
         pair_states = pair_states[:, :1] if cls_only else pair_states
         return torch.addcmul(pair_states, gate, self._dropout_shared_by_rows(triangles))
 
-    def _recomputes(self) -> bool:
-        """Whether the backward pass makes parts of the layer again; a checkpointed layer does so as a whole."""
+    def _recomputes_triangles(self) -> bool:
+        """Whether the backward pass makes the triangle block again; a checkpointed layer does so as a whole."""
         wanted = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         return wanted and not self.gradient_checkpointing
 
