@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from convert_unimol2_to_hf import ReferenceCheckpoint, convert_checkpoint, load_reference_checkpoint
+from rich.console import Console
 from safetensors.torch import load_file
 
 from unimol2_hf import (
@@ -20,6 +21,7 @@ from unimol2_hf import (
     UniMol2ForPreTraining,
     UniMol2ForPropertyRegression,
 )
+from unimol2_hf.library.build_conformers import BuildSettings, build_conformers
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -88,3 +90,14 @@ def small_config() -> UniMol2Config:
 def mixed_rows(extractor: UniMol2FeatureExtractor) -> list[dict[str, Any]]:
     """Unpadded model inputs of 64 mixed molecules."""
     return [next(iter(result.model_inputs())) for result in extractor.featurize(MIXED_SMILES)]
+
+
+@pytest.fixture(scope="session")
+def library_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 molecules in shards of 8, two of them failures."""
+    folder = tmp_path_factory.mktemp("library")
+    smiles = [*MIXED_SMILES[:38], "C1CC", ""]
+    (folder / "in.csv").write_text("smiles\n" + "".join(f"{each}\n" for each in smiles) + "CCO\n")
+    settings = BuildSettings(num_conformers=3, rows_per_shard=8, num_workers=0)
+    build_conformers(folder / "in.csv", folder, settings, Console(quiet=True))
+    return folder

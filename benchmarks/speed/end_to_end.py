@@ -30,8 +30,7 @@ from unimol2_hf import ConformerSettings, UniMol2Config, UniMol2FeatureExtractor
 from unimol2_hf.conformers import generate_conformers
 from unimol2_hf.library.embed import EmbedSettings, embed
 
-# Below 2 million parameters, wide enough to be of use.
-SMALL = {"num_hidden_layers": 5, "hidden_size": 192, "pair_hidden_size": 96, "pair_inner_size": 24}
+SMALL = "micro"  # 0.46 million parameters
 KILL_ROWS_PER_SHARD = 100
 
 
@@ -80,7 +79,7 @@ def main(
     table = pd.read_csv(data / "biogen_adme.csv")[["smiles"]].head(count)
     table.to_csv(source, index=False)
     torch.manual_seed(0)
-    model = UniMol2Model(UniMol2Config(**SMALL))
+    model = UniMol2Model(UniMol2Config.from_scale(SMALL))
     model.save_pretrained(model_dir)
     UniMol2FeatureExtractor().save_pretrained(model_dir)
     outputs = iter(range(1000))

@@ -1,4 +1,4 @@
-"""The command line: `unimol2-hf finetune`, `predict` and `embed`."""
+"""The command line: `unimol2-hf finetune`, `predict`, `embed`, `conformers build`, `conformers stats`, `pretrain`."""
 
 import os
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from .errors import UniMol2Error
 Result = TypeVar("Result")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_show_locals=False, help="Uni-Mol2 for chemists.")
+conformers = typer.Typer(no_args_is_help=True, help="Libraries of conformers to pretrain on.")
+app.add_typer(conformers, name="conformers")
 
 SmilesColumn = Annotated[str, typer.Option(help="column with SMILES")]
 Workers = Annotated[int, typer.Option(help="processes for conformers", min=0)]
@@ -164,6 +166,61 @@ def embed(
         _or_exit(console, lambda: embed_with_ray(source, output_dir, settings(), on_ray, console))
     else:
         _or_exit(console, lambda: run(source, output_dir, settings(), console))
+
+
+@conformers.command()
+def build(
+    source: Annotated[Path, typer.Argument(help="CSV, SMI, SDF (.gz too) or Parquet; a folder of Parquet files")],
+    output_dir: Annotated[Path, typer.Argument(help="folder for Parquet shards; an interrupted job goes on there")],
+    smiles_column: SmilesColumn = "smiles",
+    id_column: Annotated[str | None, typer.Option(help="column (SDF: property) with the rows' ids")] = None,
+    num_conformers: Annotated[int, typer.Option(help="3D conformers a molecule; given ones count", min=0)] = 10,
+    include_2d: Annotated[bool, typer.Option(help="add the 2D depiction")] = True,
+    seed: Annotated[int, typer.Option(help="of the conformers", min=0)] = 42,
+    max_atoms: Annotated[int, typer.Option(help="most heavy atoms of a molecule", min=1)] = 256,
+    rows_per_shard: Annotated[int, typer.Option(help="rows of a Parquet file", min=1)] = 4096,
+    num_workers: Annotated[int | None, typer.Option(help="processes; default all cores", min=0)] = None,
+) -> None:
+    """Make conformers of every molecule, once each; a row that fails or comes again keeps its reason."""
+    from .library.build_conformers import BuildSettings, build_conformers
+
+    console = Console()
+    settings = partial(
+        BuildSettings,
+        smiles_column=smiles_column,
+        id_column=id_column,
+        num_conformers=num_conformers,
+        include_2d=include_2d,
+        seed=seed,
+        max_atoms=max_atoms,
+        rows_per_shard=rows_per_shard,
+        num_workers=(os.cpu_count() or 1) if num_workers is None else num_workers,
+    )
+    _or_exit(console, lambda: build_conformers(source, output_dir, settings(), console))
+
+
+@conformers.command()
+def stats(
+    libraries: Annotated[list[Path], typer.Argument(help="folders that `conformers build` wrote, one or two")],
+    output_dir: Annotated[Path, typer.Option(help="folder for scaffolds.json and scaffolds.png")] = Path("."),
+) -> None:
+    """Count molecules, conformers and Murcko scaffolds, and draw the 40 most frequent scaffolds side by side."""
+    from .library.scaffolds import library_statistics, write_statistics
+
+    console = Console()
+    _or_exit(console, lambda: write_statistics([library_statistics(each) for each in libraries], output_dir, console))
+
+
+@app.command()
+def pretrain(
+    config: Annotated[Path, typer.Argument(help="YAML file, see `PretrainSettings`")],
+) -> None:
+    """Pretrain on a library of conformers; run under torchrun or accelerate for several processes."""
+    from .pretraining.pretrain import pretrain as run
+    from .pretraining.settings import read_settings
+
+    console = Console()
+    _or_exit(console, lambda: run(read_settings(config), console))
 
 
 if __name__ == "__main__":

@@ -131,6 +131,12 @@ def generate_conformers(molecule: Chem.Mol, settings: ConformerSettings) -> list
     return conformers
 
 
+def depict(heavy: Chem.Mol) -> Conformer:
+    """RDKit's 2D depiction of a sanitised molecule's heavy atoms."""
+    with rdBase.BlockLogs():
+        return _depict(Chem.AddHs(heavy), "")
+
+
 def _check_size(count: int, limit: int) -> None:
     if count > limit:
         raise MoleculeTooLargeError(

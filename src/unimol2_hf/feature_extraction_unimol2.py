@@ -256,7 +256,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         work = partial(featurize_molecule, settings=self.settings(**overrides))
         # A lone molecule has no position worth naming in its error.
         numbered: Iterable[tuple[int, Molecule]] = enumerate(many)
-        for result in _map_in_order(work, numbered, num_workers, read_ahead):
+        for result in map_in_order(work, numbered, num_workers, read_ahead):
             if single and result.error is not None:
                 result.error.index = None
             yield result
@@ -347,7 +347,7 @@ def _holds_numbers(values: object) -> bool:
     return isinstance(values, Sequence) and not isinstance(values, str) and all(isinstance(v, Number) for v in values)
 
 
-def _map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers: int, read_ahead: int) -> Iterator[Any]:
+def map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers: int, read_ahead: int) -> Iterator[Any]:
     """Apply `work` to each item, in worker processes if asked, yielding results in order."""
     if num_workers <= 0:
         yield from map(work, items)
@@ -451,16 +451,25 @@ def _describe(molecule: object) -> object:
 
 
 def _featurize(index: int, molecule: Molecule, settings: FeaturizerSettings) -> FeaturizedMolecule:
+    if isinstance(molecule, tuple) or (isinstance(molecule, Mapping) and "smiles" not in molecule):
+        return _featurize_arrays(index, _named_arrays(molecule), settings)
+    return _featurize_graph(index, molecule_of(molecule), settings)
+
+
+def molecule_of(molecule: Molecule) -> Chem.Mol:
+    """The RDKit molecule of an input with bonds, with the conformers that it brings.
+
+    Raises:
+        MoleculeError: it cannot be read, or has no bonds.
+    """
     if isinstance(molecule, str):
-        return _featurize_graph(index, parse_smiles(molecule), settings)
+        return parse_smiles(molecule)
     if isinstance(molecule, Chem.Mol):
-        return _featurize_graph(index, molecule, settings)
+        return molecule
     if isinstance(molecule, MoleculeError):
         raise molecule
     if isinstance(molecule, Mapping) and "smiles" in molecule:
-        return _featurize_graph(index, _with_coordinates(molecule), settings)
-    if isinstance(molecule, Mapping | tuple):
-        return _featurize_arrays(index, _named_arrays(molecule), settings)
+        return _with_coordinates(molecule)
     raise MoleculeTypeError(
         f"a molecule is a SMILES string, an RDKit molecule or (atomic numbers, coordinates[, bonds]), "
         f"not {type(molecule).__name__}",

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
-from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from ..errors import TableError
+from ..library.scaffolds import murcko_scaffold
 
 TRAIN, VALID, TEST, UNUSED = "train", "valid", "test", ""
 _SPLIT_NAMES = {
@@ -188,7 +188,7 @@ def _scaffold(smiles: str) -> str:
     """Bemis-Murcko scaffold; a molecule without rings, or unreadable, is its own group."""
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(smiles)
-        scaffold = "" if molecule is None else str(MurckoScaffold.MurckoScaffoldSmiles(mol=molecule))
+        scaffold = "" if molecule is None else murcko_scaffold(molecule)
     return scaffold or f"acyclic {smiles}"
 
 

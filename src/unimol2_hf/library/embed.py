@@ -6,10 +6,9 @@ its output is that of an unbroken run.
 """
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 from rdkit import Chem
 from rich.console import Console
@@ -30,7 +28,8 @@ from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtra
 from ..modeling_unimol2 import UniMol2Model
 from ..molecule_features import remove_hydrogens
 from ..pipeline_unimol2 import POOLINGS, MoleculeEmbeddingPipeline
-from .molecule_files import MoleculeRow, files_of, read_molecules
+from .job import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
+from .molecule_files import MoleculeRow, read_molecules
 from .shards import (
     CONFORMER_SCHEMA,
     embedding_schema,
@@ -38,20 +37,12 @@ from .shards import (
     shard_counts,
     shard_path,
     whole_or_absent,
-    write_text_whole,
+    write_json_whole,
 )
 
-EMBEDDINGS, CONFORMERS, JOB_FILE, SUMMARY_FILE, LOCK_FILE = (
-    "embeddings",
-    "conformers",
-    "job.json",
-    "summary.json",
-    ".lock",
-)
+EMBEDDINGS, CONFORMERS = "embeddings", "conformers"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPILE_MODES = ("none", "dynamic", "static")
-_FINGERPRINT_BYTES = 2**20
-_LOCK_SECONDS = 4
 # Features of this many molecules a worker wait for the model: enough to keep workers busy while it runs a window.
 _READ_AHEAD = 512
 
@@ -137,10 +128,22 @@ def embed(source: Path, output_dir: Path, settings: EmbedSettings, console: Cons
     first_row = next(read_molecules(source, settings.smiles_column, settings.id_column), None)
     with locked_output(output_dir):
         embedder = LibraryEmbedder(settings, output_dir)
-        start_or_continue(output_dir, source, settings, embedder.fingerprint())
+        start_or_continue_embedding(embedder, source, output_dir)
         if first_row is not None:
             _embed_missing_shards(embedder, source, console)
         return finish(output_dir, console)
+
+
+def start_or_continue_embedding(embedder: "LibraryEmbedder", source: Path, output_dir: Path) -> None:
+    """Record the job in its folder; raise `TableError` where the folder holds another one."""
+    embedder.embeddings_dir.mkdir(exist_ok=True)
+    job = {
+        "source": fingerprint_of_source(source),
+        "model": embedder.fingerprint(),
+        "settings": embedder.settings.of_output(),
+    }
+    about = {"source": str(source.resolve()), "model": embedder.settings.model, "torch": torch.__version__}
+    start_or_continue(output_dir, embedder.embeddings_dir, job, about)
 
 
 def _embed_missing_shards(embedder: "LibraryEmbedder", source: Path, console: Console) -> None:
@@ -331,74 +334,13 @@ def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipelin
     return pipeline
 
 
-@contextmanager
-def locked_output(output_dir: Path) -> Iterator[None]:
-    """The folder for one process at a time; the lock ends with the process, however that ends."""
-    # Workers of a job that was just killed hold its lock until they notice: hence the wait.
-    lock = FileLock(output_dir / LOCK_FILE, timeout=_LOCK_SECONDS)
-    try:
-        (output_dir / EMBEDDINGS).mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise TableError(f"another process writes into {output_dir}; wait for it or choose another folder") from error
-    except OSError as error:
-        raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def start_or_continue(output_dir: Path, source: Path, settings: EmbedSettings, model_fingerprint: str) -> None:
-    """Record what the job is; raise `TableError` where the folder holds another job."""
-    job = {
-        "source": fingerprint_of_source(source),
-        "model": model_fingerprint,
-        "settings": settings.of_output(),
-    }
-    job = json.loads(json.dumps(job, default=str))
-    path = output_dir / JOB_FILE
-    if path.exists():
-        recorded = json.loads(path.read_text())
-        different = sorted(_differences(recorded["job"], job))
-        if different:
-            raise TableError(
-                f"{output_dir} holds the output of another job ({', '.join(different)} differ); "
-                "choose another folder or delete it"
-            )
-        return
-    if finished_shards(output_dir / EMBEDDINGS):
-        raise TableError(f"{output_dir} holds shards of an unknown job; choose another folder or delete it")
-    readable = {"source": str(source.resolve()), "model": settings.model, "torch": torch.__version__}
-    write_text_whole(path, json.dumps({"job": job, "about": readable}, indent=1) + "\n")
-
-
-def _differences(recorded: Mapping[str, Any], job: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("source", "model"):
-        if recorded[name] != job[name]:
-            yield name
-    for name in {*recorded["settings"], *job["settings"]}:
-        if recorded["settings"].get(name) != job["settings"].get(name):
-            yield name
-
-
-def fingerprint_of_source(source: Path) -> list[list[Any]]:
-    """Size and the hash of the first MiB of each file: the same library, wherever it lies."""
-    prints: list[list[Any]] = []
-    for path in files_of(source):
-        with path.open("rb") as file:
-            digest = hashlib.blake2b(file.read(_FINGERPRINT_BYTES)).hexdigest()[:32]
-        prints.append([path.stat().st_size, digest])
-    return prints
-
-
 def finish(output_dir: Path, console: Console) -> EmbedSummary:
     """Count what lies in the shards, write `summary.json`, and tell."""
     summary = EmbedSummary()
     for number in finished_shards(output_dir / EMBEDDINGS):
         counts = shard_counts(shard_path(output_dir / EMBEDDINGS, number))
         summary = EmbedSummary(*(getattr(summary, name) + counts[name] for name in ("rows", "failed", "flat")))
-    write_text_whole(output_dir / SUMMARY_FILE, json.dumps(asdict(summary), indent=1) + "\n")
+    write_json_whole(output_dir / SUMMARY_FILE, asdict(summary))
     console.print(
         f"{summary.rows} rows in {escape(str(output_dir / EMBEDDINGS))}: {summary.failed} failed "
         f"(reason in the error column), {summary.flat} from a flat conformer"

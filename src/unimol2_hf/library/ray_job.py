@@ -28,9 +28,9 @@ from .embed import (
     LibraryEmbedder,
     featurize_rows,
     finish,
-    locked_output,
-    start_or_continue,
+    start_or_continue_embedding,
 )
+from .job import locked_output
 from .molecule_files import MoleculeRow, read_molecules
 from .shards import PROVENANCE, finished_shards, shard_path, whole_or_absent
 
@@ -77,7 +77,7 @@ def embed_with_ray(
     ray = _import_ray()
     with locked_output(output_dir):
         embedder = LibraryEmbedder(settings, output_dir)
-        start_or_continue(output_dir, source, settings, embedder.fingerprint())
+        start_or_continue_embedding(embedder, source, output_dir)
         staged = output_dir / STAGED
         missing = stage_rows(source, staged, embedder.embeddings_dir, settings)
         if missing:

@@ -55,6 +55,15 @@ CONFORMER_SCHEMA = pa.schema(
     ]
 )
 
+# What pretraining streams: a row of a library of conformers, which `unimol2-hf embed` reads as well.
+PRETRAINING_SCHEMA = pa.schema(
+    [
+        *CONFORMER_SCHEMA,
+        ("num_heavy_atoms", pa.int32()),
+        ("scaffold", pa.string()),
+    ]
+)
+
 
 def shard_path(folder: Path, number: int) -> Path:
     return folder / f"part-{number:06d}.parquet"
@@ -124,6 +133,11 @@ def write_text_whole(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(text)
     move_into_place(draft, path)
+
+
+def write_json_whole(path: Path, content: Any) -> None:
+    """A small JSON file, whole or absent."""
+    write_text_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def move_into_place(draft: Path, path: Path) -> None:

@@ -1,0 +1,81 @@
+"""An output folder that belongs to one job and one process, and that a killed job finds again."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import TableError
+from .molecule_files import files_of
+from .shards import finished_shards, write_json_whole
+
+JOB_FILE, SUMMARY_FILE, LOCK_FILE = "job.json", "summary.json", ".lock"
+_FINGERPRINT_BYTES = 2**20
+_LOCK_SECONDS = 4
+
+
+@contextmanager
+def locked_output(output_dir: Path) -> Iterator[None]:
+    """The folder for one process at a time; the lock ends with the process, however that ends."""
+    # Workers of a job that was just killed hold its lock until they notice: hence the wait.
+    lock = FileLock(output_dir / LOCK_FILE, timeout=_LOCK_SECONDS)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise TableError(f"another process writes into {output_dir}; wait for it or choose another folder") from error
+    except OSError as error:
+        raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def start_or_continue(
+    output_dir: Path, shards_dir: Path, job: Mapping[str, Any], about: Mapping[str, Any] | None = None
+) -> None:
+    """Record what the job is; raise `TableError` where the folder holds another job.
+
+    Args:
+        job: `settings`, and fingerprints of whatever else decides the output.
+        about: what a reader wants to know besides.
+    """
+    job = json.loads(json.dumps(job, default=str))
+    path = output_dir / JOB_FILE
+    if path.exists():
+        recorded = json.loads(path.read_text())
+        different = sorted(_differences(recorded["job"], job))
+        if different:
+            raise TableError(
+                f"{output_dir} holds the output of another job ({', '.join(different)} differ); "
+                "choose another folder or delete it"
+            )
+        return
+    if finished_shards(shards_dir):
+        raise TableError(f"{output_dir} holds shards of an unknown job; choose another folder or delete it")
+    write_json_whole(path, {"job": job, "about": dict(about or {})})
+
+
+def _differences(recorded: Mapping[str, Any], job: Mapping[str, Any]) -> Iterator[str]:
+    for name in {*recorded, *job} - {"settings"}:
+        if recorded.get(name) != job.get(name):
+            yield name
+    before, now = recorded.get("settings", {}), job["settings"]
+    for name in {*before, *now}:
+        if before.get(name) != now.get(name):
+            yield name
+
+
+def fingerprint_of_source(source: Path) -> list[list[Any]]:
+    """Size and the hash of the first MiB of each file: the same library, wherever it lies."""
+    prints: list[list[Any]] = []
+    for path in files_of(source):
+        with path.open("rb") as file:
+            digest = hashlib.blake2b(file.read(_FINGERPRINT_BYTES)).hexdigest()[:32]
+        prints.append([path.stat().st_size, digest])
+    return prints

@@ -1,0 +1,176 @@
+"""Pretraining batches: a conformer drawn, atoms masked, coordinates noised and aligned, graph features dropped.
+
+arXiv 2406.14969, section 3. Every draw of a sample is a function of the collator's seed and the sample's number alone:
+the same in every batch, process and restart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import UniMol2Error
+from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
+from ..modeling_unimol2 import IGNORED_TOKEN
+from ..molecule_features import atoms_of, dropped_graph_features, graph_features, parse_smiles, remove_hydrogens
+
+MASK_TOKEN = 127
+DRAW = "draw"  # a row's number among all samples that are ever drawn
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """The pretraining task; the defaults are the paper's.
+
+    Attributes:
+        mask_probability: share of atoms whose element is hidden; always by the mask token.
+        noise_angstrom: standard deviation of the Gaussian noise on every coordinate.
+        drop_graph_probability: share of samples without graph features.
+        flat_probability: of the samples that keep them, the share that gets the 2D conformer.
+    """
+
+    mask_probability: float = 0.15
+    noise_angstrom: float = 0.2
+    drop_graph_probability: float = 0.5
+    flat_probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("mask_probability", "drop_graph_probability", "flat_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UniMol2Error(f"{name} is {getattr(self, name)}; use a share from 0 to 1")
+        if not self.noise_angstrom >= 0:
+            raise UniMol2Error(f"noise_angstrom is {self.noise_angstrom}; use 0 or more")
+
+
+@dataclass
+class DataCollatorForUniMol2Pretraining:
+    """Rows of a library of conformers to batches for `UniMol2ForPreTraining`.
+
+    A row has `smiles`, `atomic_numbers` (n,), `conformers` (flat coordinates (3 n,) in angstrom, in SMILES order) and,
+    where 2D conformers are among them, `is_3d` (one flag for each) or `provenance` with that field; as `unimol2-hf
+    conformers build` writes them. `draw` is the sample's number: rows without it (a plain `datasets` table) take `row`,
+    and with it the same draws in every epoch unless `epoch` is counted up.
+
+    A sample that should be 2D but has no 2D conformer, or 3D but has only a 2D one, takes what it has.
+
+    Attributes:
+        feature_extractor: whose `pad` is used.
+        noise: the task.
+        seed: of all draws.
+        epoch: added to the seed.
+    """
+
+    feature_extractor: UniMol2FeatureExtractor = field(default_factory=UniMol2FeatureExtractor)
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    seed: int = 0
+    epoch: int = 0
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """A padded batch: the model's inputs, `labels` (B, N) (-100 where not masked), `target_coordinates` (B, N, 3).
+
+        Raises:
+            UniMol2Error: a row has no conformer, or conformers that do not fit its atoms.
+            MoleculeError: RDKit cannot read a row's SMILES.
+        """
+        samples = [self._sample(row) for row in rows]
+        batch: dict[str, Tensor] = dict(self.feature_extractor.pad([features for features, _, _ in samples]))
+        atoms = batch["attention_mask"].numpy()
+        clean, labels = _padded(samples, atoms.shape)
+        noised = batch["coordinates"].numpy()
+        batch["coordinates"] = torch.from_numpy(align(noised, clean, atoms))
+        batch["target_coordinates"] = torch.from_numpy(clean)
+        batch["labels"] = torch.from_numpy(labels)
+        return batch
+
+    def _sample(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], FloatArray, NDArray[np.int64]]:
+        """Noised model input, clean coordinates and labels of one row."""
+        random = self._random(row)
+        noise = self.noise
+        numbers = np.asarray(row["atomic_numbers"], dtype=np.int64)
+        keeps_graph = random.random() >= noise.drop_graph_probability
+        flat = keeps_graph and random.random() < noise.flat_probability
+        clean = _draw_conformer(row, len(numbers), flat, random)
+        masked = _draw_masked(len(numbers), noise.mask_probability, random)
+        labels = np.full(len(numbers), IGNORED_TOKEN, dtype=np.int64)
+        labels[masked] = numbers[masked]
+        tokens = numbers.copy()
+        tokens[masked] = MASK_TOKEN
+        noised = clean + noise.noise_angstrom * random.standard_normal(clean.shape, dtype=np.float32)
+        graph = _graph_of(row, len(numbers)) if keeps_graph else dropped_graph_features(len(numbers))
+        features = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), **graph, "coordinates": noised}
+        return features, clean, labels
+
+    def _random(self, row: Mapping[str, Any]) -> np.random.Generator:
+        draw = row.get(DRAW, row.get("row"))
+        if draw is None:
+            raise UniMol2Error(f"a row needs {DRAW!r} or 'row', from which its noise is drawn")
+        # The counter leaves 2^64 numbers to each sample.
+        return np.random.Generator(np.random.Philox(key=[self.seed, self.epoch], counter=[0, int(draw), 0, 0]))
+
+
+def _draw_conformer(row: Mapping[str, Any], count: int, flat: bool, random: np.random.Generator) -> FloatArray:
+    """Centred coordinates (n, 3) of one conformer of the wanted kind, or of any if there is none."""
+    conformers = row["conformers"]
+    if not len(conformers):
+        raise UniMol2Error(f"{row['smiles']!r} has no conformer; leave rows with an error out")
+    is_3d = _kinds(row, len(conformers))
+    wanted = [number for number, three in enumerate(is_3d) if three != flat] or range(len(conformers))
+    chosen = np.asarray(conformers[wanted[int(random.integers(len(wanted)))]], dtype=np.float32)
+    if chosen.size != 3 * count:
+        raise UniMol2Error(f"{row['smiles']!r} has {count} atoms and {chosen.size} coordinates; build it again")
+    positions = chosen.reshape(count, 3)
+    return positions - positions.mean(0)
+
+
+def _kinds(row: Mapping[str, Any], count: int) -> Sequence[bool]:
+    if "is_3d" in row:
+        return list(row["is_3d"])
+    provenance = row.get("provenance")
+    return [bool(entry["is_3d"]) for entry in provenance] if provenance else [True] * count
+
+
+def _draw_masked(count: int, probability: float, random: np.random.Generator) -> NDArray[np.intp]:
+    """Positions of masked atoms: n p of them, rounded up or down at random so that the mean is exact."""
+    number = int(count * probability + random.random())
+    return random.permutation(count)[:number]
+
+
+def _graph_of(row: Mapping[str, Any], count: int) -> dict[str, Any]:
+    heavy = remove_hydrogens(parse_smiles(row["smiles"]))
+    if heavy.GetNumAtoms() != count:
+        raise UniMol2Error(f"{row['smiles']!r} has {heavy.GetNumAtoms()} heavy atoms, its row {count}; build it again")
+    return graph_features(heavy, atoms_of(heavy))
+
+
+def _padded(samples: Sequence[Any], shape: tuple[int, ...]) -> tuple[FloatArray, NDArray[np.int64]]:
+    clean = np.zeros((*shape, 3), dtype=np.float32)
+    labels = np.full(shape, IGNORED_TOKEN, dtype=np.int64)
+    for number, (_, coordinates, tokens) in enumerate(samples):
+        clean[number, : len(tokens)] = coordinates
+        labels[number, : len(tokens)] = tokens
+    return clean, labels
+
+
+def align(moving: FloatArray, fixed: FloatArray, atoms: NDArray[Any]) -> FloatArray:
+    """`moving` after the proper rigid motion that brings it nearest to `fixed` (Kabsch 1976).
+
+    Args:
+        moving, fixed: (B, N, 3), angstrom.
+        atoms: (B, N), 1 for atoms; padding is left at 0.
+    """
+    weights = atoms[..., None].astype(np.float64)
+    counts = weights.sum(1, keepdims=True)
+    from_center = (moving * weights).sum(1, keepdims=True) / counts
+    to_center = (fixed * weights).sum(1, keepdims=True) / counts
+    centred = (moving - from_center) * weights
+    left, _, right = np.linalg.svd(centred.transpose(0, 2, 1) @ ((fixed - to_center) * weights))
+    # A reflection would turn the molecule into its mirror image.
+    left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]
+    aligned: FloatArray = ((centred @ (left @ right) + to_center) * weights).astype(np.float32)
+    return aligned

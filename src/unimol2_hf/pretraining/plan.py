@@ -1,0 +1,142 @@
+"""Which sample comes when: a deterministic plan over shards, from which any step can be found again.
+
+An epoch draws as many samples as the library has molecules, with the probability of their scaffolds (arXiv 2406.14969,
+section 3), and visits them in an order in which few shards are in use at a time. Steps count through the epochs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UniMol2Error
+
+IntArray = NDArray[np.int64]
+_PLAN_STREAM = 7  # keeps the plan's random numbers apart from the collator's
+
+
+def scaffold_probabilities(counts: NDArray[np.integer], temperature: float) -> NDArray[np.float64]:
+    """softmax(P / temperature) of the scaffolds' frequencies P = N_i / sum N; the paper's temperature is 0.005.
+
+    Raises:
+        UniMol2Error: a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise UniMol2Error(f"the scaffold temperature is {temperature}; use a positive one")
+    scores = counts / counts.sum() / temperature
+    weights = np.exp(scores - scores.max())
+    probabilities: NDArray[np.float64] = weights / weights.sum()
+    return probabilities
+
+
+@dataclass(frozen=True)
+class LibraryIndex:
+    """What the plan must know of every molecule; rows with an error are left out.
+
+    Attributes:
+        shard_sizes: molecules of each shard.
+        num_heavy_atoms: (n,) uint16, shard after shard.
+        scaffolds: (n,) int32, numbers of scaffolds.
+    """
+
+    shard_sizes: tuple[int, ...]
+    num_heavy_atoms: NDArray[np.uint16]
+    scaffolds: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.scaffolds)
+
+
+class SamplingPlan:
+    """The order of all samples.
+
+    Args:
+        index: of the library.
+        seed: of draws and order.
+        temperature: of the scaffolds' softmax; None draws every molecule once an epoch.
+        open_shards: shards whose molecules are mixed; more means a better mixture and more memory.
+        held_out: rows that are never drawn.
+    """
+
+    def __init__(
+        self,
+        index: LibraryIndex,
+        seed: int = 0,
+        temperature: float | None = 0.005,
+        open_shards: int = 8,
+        held_out: IntArray | None = None,
+    ) -> None:
+        if open_shards < 1:
+            raise UniMol2Error(f"open_shards is {open_shards}; use at least 1")
+        kept = np.ones(len(index), dtype=bool)
+        kept[[] if held_out is None else held_out] = False
+        self._rows = np.flatnonzero(kept)
+        if not len(self._rows):
+            raise UniMol2Error(f"no molecule is left to draw: {len(index)} usable ones, all held out")
+        self._index, self._seed, self._open_shards = index, seed, open_shards
+        self._shard_ends = np.cumsum(index.shard_sizes)
+        self._temperature = temperature
+        self._epoch_order = lru_cache(maxsize=2)(self._order_of_epoch)
+        if temperature is not None:
+            # Scaffold after scaffold: equally spaced draws then meet each as often as its probability says.
+            _, members, counts = np.unique(index.scaffolds[self._rows], return_inverse=True, return_counts=True)
+            self._members = members
+            self._row_probabilities = (scaffold_probabilities(counts, temperature) / counts)[members]
+
+    def __len__(self) -> int:
+        """Samples of an epoch: as many as there are molecules to draw from."""
+        return len(self._rows)
+
+    def samples(self, first: int, count: int) -> IntArray:
+        """Row numbers of the samples `first` to `first + count - 1`, counted through all epochs."""
+        parts = []
+        while count:
+            epoch, place = divmod(first, len(self))
+            part = self._epoch_order(epoch)[place : place + count]
+            parts.append(part)
+            first, count = first + len(part), count - len(part)
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def shard_of(self, rows: IntArray) -> IntArray:
+        """The shard of each row."""
+        return np.searchsorted(self._shard_ends, rows, side="right")
+
+    def place_in_shard(self, rows: IntArray) -> IntArray:
+        """The place of each row among the molecules of its shard."""
+        starts = self._shard_ends - np.array(self._index.shard_sizes)
+        return rows - starts[self.shard_of(rows)]
+
+    def draws_of_epoch(self, epoch: int) -> IntArray:
+        """How often each row comes in an epoch; a scaffold's total is within 1 of its probability's."""
+        draws = np.zeros(len(self._index), dtype=np.int64)
+        if self._temperature is None:
+            draws[self._rows] = 1
+            return draws
+        random = self._random(epoch, 0)
+        # Members of a scaffold in a new order every epoch: its draws go to others each time.
+        order = np.lexsort((random.random(len(self)), self._members))
+        shares = np.cumsum(self._row_probabilities[order])
+        shares[-1] = 1.0  # whatever rounding made of it
+        counts = np.diff(np.floor(shares * len(self) + random.random()), prepend=0.0)
+        draws[self._rows[order]] = counts
+        return draws
+
+    def _order_of_epoch(self, epoch: int) -> IntArray:
+        random = self._random(epoch, 1)
+        draws = self.draws_of_epoch(epoch)
+        starts = self._shard_ends - np.array(self._index.shard_sizes)
+        shards = random.permutation(len(self._index.shard_sizes))
+        blocks = [shards[start : start + self._open_shards] for start in range(0, len(shards), self._open_shards)]
+        order = [self._mixed(block, starts, draws, random) for block in blocks]
+        return np.concatenate(order)
+
+    def _mixed(
+        self, shards: Sequence[int] | IntArray, starts: IntArray, draws: IntArray, random: np.random.Generator
+    ) -> IntArray:
+        rows = np.concatenate([np.arange(starts[shard], self._shard_ends[shard]) for shard in shards])
+        return random.permutation(np.repeat(rows, draws[rows]))
+
+    def _random(self, epoch: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, _PLAN_STREAM, epoch, purpose])

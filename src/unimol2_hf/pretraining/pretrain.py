@@ -1,0 +1,219 @@
+"""`unimol2-hf pretrain`: a YAML file to a pretrained model, on one process or many; killed, it goes on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from transformers import TrainingArguments, set_seed
+
+from ..batching import plan_batches
+from ..configuration_unimol2 import UniMol2Config
+from ..errors import ModelError, TableError
+from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
+from ..library.shards import write_json_whole
+from ..modeling_unimol2 import UniMol2ForPreTraining
+from .collator import DRAW, DataCollatorForUniMol2Pretraining
+from .plan import LibraryIndex, SamplingPlan
+from .settings import PretrainSettings
+from .stream import ConformerLibrary, PretrainingStream, Share
+from .trainer import (
+    MarkComplete,
+    UniMol2PretrainingTrainer,
+    WeightAverage,
+    held_out_rows,
+    last_complete_checkpoint,
+    remove_incomplete_checkpoints,
+)
+
+CHECKPOINTS, MODEL, LOG_FILE, SETTINGS_FILE = "checkpoints", "model", "log_history.json", "settings.json"
+_VALIDATION_SEED = 2**32 - 1  # noise of the validation set: no run's own
+
+
+def pretrain(settings: PretrainSettings, console: Console) -> list[dict[str, float]]:
+    """Train until `max_steps`, from the last whole checkpoint if there is one.
+
+    Writes into `output_dir`: `checkpoints/`, `model/` (the pretraining model and its featurizer; the average's weights
+    if one is kept), `log_history.json` and `settings.json`.
+
+    Returns:
+        The logged values, each with its `step`.
+
+    Raises:
+        TableError: the library or the output folder cannot be used.
+        ModelError: the model's fields do not fit together, or the loss was not finite (its batches are saved).
+    """
+    output_dir = Path(settings.output_dir)
+    args = training_arguments(settings)
+    with args.main_process_first(desc="output folder"):
+        _claim(output_dir, settings)
+    set_seed(settings.seed)
+    model = make_model(settings)
+    share = Share(args.process_index, args.world_size)
+    library, stream, validation = make_data(settings, share)
+    checkpoint = last_complete_checkpoint(output_dir / CHECKPOINTS)
+    stream.first_step = _step_of(checkpoint)
+    average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay)
+    if average is not None and checkpoint is not None:
+        average.load(checkpoint)
+    trainer = UniMol2PretrainingTrainer(
+        model=model,
+        args=args,
+        stream=stream,
+        validation=validation,
+        callbacks=[*([average] if average else []), MarkComplete()],
+    )
+    if share.rank == 0:
+        _announce(console, settings, model, library, checkpoint)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    _save(trainer, average, output_dir)
+    history: list[dict[str, float]] = trainer.state.log_history
+    return history
+
+
+def training_arguments(settings: PretrainSettings) -> TrainingArguments:
+    """The run as the Trainer's arguments; `settings.trainer` has the last word."""
+    cpu = not torch.cuda.is_available()
+    arguments: dict[str, Any] = {
+        "output_dir": str(Path(settings.output_dir) / CHECKPOINTS),
+        "max_steps": settings.max_steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "adam_beta1": settings.beta1,
+        "adam_beta2": settings.beta2,
+        "adam_epsilon": settings.adam_epsilon,
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": settings.precision == "bfloat16",
+        "logging_steps": settings.logging_steps,
+        "eval_strategy": "steps" if settings.validation_molecules else "no",
+        "eval_steps": settings.eval_steps,
+        "save_steps": settings.save_steps,
+        "save_total_limit": settings.save_total_limit,
+        "seed": settings.seed,
+        "report_to": settings.report_to,
+        "dataloader_num_workers": settings.num_workers,
+        "dataloader_pin_memory": not cpu,
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
+        # The stream goes on at the step itself.
+        "ignore_data_skip": True,
+        "use_cpu": cpu,
+        "disable_tqdm": True,
+        **settings.trainer,
+    }
+    try:
+        return TrainingArguments(**arguments)
+    except (TypeError, ValueError) as error:
+        raise TableError(f"the settings make no TrainingArguments: {error}") from error
+
+
+def make_model(settings: PretrainSettings) -> UniMol2ForPreTraining:
+    try:
+        return UniMol2ForPreTraining(UniMol2Config.from_scale(settings.scale, **settings.model))
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise ModelError(f"the model's settings do not fit together: {error}") from error
+
+
+def make_data(
+    settings: PretrainSettings, share: Share
+) -> tuple[LibraryIndex, PretrainingStream, list[Mapping[str, Any]]]:
+    """The library's index, the stream of training steps, and the validation batches."""
+    shards = ConformerLibrary(settings.data, settings.open_shards + 1)
+    index = shards.index()
+    held_out = held_out_rows(len(index), settings.validation_molecules)
+    if len(held_out) >= len(index):
+        raise TableError(f"{len(index)} molecules leave none to train on beside {len(held_out)} for validation")
+    plan = SamplingPlan(index, settings.seed, settings.scaffold_temperature, settings.open_shards, held_out)
+    collator = DataCollatorForUniMol2Pretraining(
+        UniMol2FeatureExtractor(), settings.noise_settings(), seed=settings.seed
+    )
+    stream = PretrainingStream(
+        shards,
+        plan,
+        index.num_heavy_atoms,
+        collator,
+        settings.samples_per_step,
+        settings.max_rows,
+        settings.max_pairs,
+        share,
+    )
+    return index, stream, validation_batches(settings, shards, plan, index, held_out)
+
+
+def validation_batches(
+    settings: PretrainSettings,
+    shards: ConformerLibrary,
+    plan: SamplingPlan,
+    index: LibraryIndex,
+    held_out: NDArray[np.int64],
+) -> list[Mapping[str, Any]]:
+    """Padded batches of the held-out molecules; conformers, masks and noise are the same in every run."""
+    collator = DataCollatorForUniMol2Pretraining(noise=settings.noise_settings(), seed=_VALIDATION_SEED)
+    order, places = plan.shard_of(held_out), plan.place_in_shard(held_out)
+    rows = [{**shards.row(int(order[n]), int(places[n])), DRAW: int(held_out[n])} for n in range(len(held_out))]
+    batches = plan_batches(index.num_heavy_atoms[held_out].tolist(), settings.max_rows, settings.max_pairs)
+    return [collator([rows[place] for place in batch]) for batch in batches]
+
+
+def _claim(output_dir: Path, settings: PretrainSettings) -> None:
+    """Note what the folder is for; refuse one that holds another run, or data of another size."""
+    path = output_dir / SETTINGS_FILE
+    decisive = {
+        name: value
+        for name, value in asdict(settings).items()
+        if name not in ("data", "output_dir", "num_workers", "report_to", "save_steps", "save_total_limit")
+    }
+    try:
+        (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
+    if path.exists():
+        recorded = json.loads(path.read_text())
+        different = sorted(name for name in decisive if recorded.get(name) != decisive[name])
+        if different:
+            raise TableError(
+                f"{output_dir} holds another run ({', '.join(different)} differ); choose another folder or delete it"
+            )
+    elif last_complete_checkpoint(output_dir / CHECKPOINTS) is not None:
+        raise TableError(f"{output_dir} holds checkpoints of an unknown run; choose another folder or delete it")
+    else:
+        write_json_whole(path, decisive)
+    remove_incomplete_checkpoints(output_dir / CHECKPOINTS)
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+
+
+def _announce(
+    console: Console,
+    settings: PretrainSettings,
+    model: UniMol2ForPreTraining,
+    index: LibraryIndex,
+    checkpoint: Path | None,
+) -> None:
+    table = Table(show_header=False, title="pretraining")
+    table.add_row("model", f"{settings.scale}, {sum(p.numel() for p in model.parameters()):,} parameters")
+    table.add_row("library", f"{len(index):,} molecules, {len(index.shard_sizes)} shards")
+    table.add_row("steps", f"{settings.max_steps:,} of {settings.samples_per_step:,} samples")
+    table.add_row("from", "random weights" if checkpoint is None else checkpoint.name)
+    console.print(table)
+
+
+def _save(trainer: UniMol2PretrainingTrainer, average: WeightAverage | None, output_dir: Path) -> None:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if average is not None:
+        model.load_state_dict(average.average.module.state_dict())
+    trainer.save_model(str(output_dir / MODEL))
+    if trainer.is_world_process_zero():
+        UniMol2FeatureExtractor().save_pretrained(output_dir / MODEL)
+        write_json_whole(output_dir / LOG_FILE, trainer.state.log_history)

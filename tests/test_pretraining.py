@@ -1,0 +1,273 @@
+"""Pretraining runs: killed and gone on, shared among processes, averaged, and stopped by a loss that is not finite."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kills import forkserver, run_killed, run_whole
+from pretraining_jobs import TINY_MODEL, WITHOUT_DROPOUT, tiny_settings, train, train_as_rank
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
+from typer.testing import CliRunner
+
+from unimol2_hf import ModelError, TableError, UniMol2ForPreTraining
+from unimol2_hf.cli import app
+from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain
+from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
+from unimol2_hf.pretraining.stream import Share
+from unimol2_hf.pretraining.trainer import last_complete_checkpoint, validation_metrics, validation_sums
+
+LOSS_NAMES = ("loss", "token_loss", "coordinate_loss", "distance_loss")
+QUIET = Console(quiet=True)
+
+
+def history_of(folder: Path) -> list[dict[str, float]]:
+    history: list[dict[str, float]] = json.loads((folder / "log_history.json").read_text())
+    return [entry for entry in history if "loss" in entry or "eval_loss" in entry]
+
+
+def assert_same_losses(one: Path, other: Path, tolerance: float) -> None:
+    first, second = history_of(one), history_of(other)
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        assert a["step"] == b["step"]
+        for name in a:
+            if name.removeprefix("eval_") in LOSS_NAMES or name == "grad_norm":
+                assert a[name] == pytest.approx(b[name], rel=tolerance, abs=tolerance)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, library_dir: Path) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    run_whole(jobs(), train, str(library_dir), str(folder))
+    return folder
+
+
+def jobs() -> Any:
+    return forkserver("unimol2_hf.library.build_conformers", "unimol2_hf.pretraining.pretrain")
+
+
+class TestResume:
+    def test_killed_ten_times_it_ends_with_the_same_losses(
+        self,
+        tmp_path: Path,
+        whole_run: Path,
+        library_dir: Path,
+    ) -> None:
+        def steps() -> int:
+            last = last_complete_checkpoint(tmp_path / "killed" / "checkpoints")
+            return 0 if last is None else int(last.name.split("-")[1]) // 2
+
+        arguments = (str(library_dir), str(tmp_path / "killed"))
+        killed = run_killed(jobs(), train, arguments, steps, 12, 10, 0.1, 4)
+        assert killed.kills == 10
+        assert {step for step in killed.progress_at_kills if 0 < step < 12}
+        assert_same_losses(tmp_path / "killed", whole_run, 1e-6)
+        one, other = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "killed", whole_run))
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], rtol=1e-5, atol=1e-6)
+
+    def test_a_checkpoint_cut_short_is_not_gone_on_from(
+        self,
+        tmp_path: Path,
+        library_dir: Path,
+        whole_run: Path,
+    ) -> None:
+        pretrain(tiny_settings(str(library_dir), str(tmp_path), max_steps=24), QUIET)
+        folder = tmp_path / "checkpoints"
+        (folder / "checkpoint-24" / "complete.json").unlink()
+        (folder / "checkpoint-24" / "optimizer.pt").write_bytes(b"cut")
+        pretrain(tiny_settings(str(library_dir), str(tmp_path), max_steps=24), QUIET)
+        assert_same_losses(tmp_path, whole_run, 1e-5)
+
+    def test_another_runs_folder_is_refused(self, library_dir: Path, whole_run: Path) -> None:
+        with pytest.raises(TableError, match="learning_rate"):
+            pretrain(tiny_settings(str(library_dir), str(whole_run), learning_rate=1e-4), QUIET)
+
+
+class TestProcesses:
+    def test_two_processes_train_as_one(self, tmp_path: Path, library_dir: Path) -> None:
+        changes: dict[str, object] = {"model": {**TINY_MODEL, **WITHOUT_DROPOUT}, "max_steps": 8}
+        processes = jobs()
+        run_whole(processes, train, str(library_dir), str(tmp_path / "one"), changes)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        arguments = (2, port, str(library_dir), str(tmp_path / "two"), changes)
+        pair = [processes.Process(target=train_as_rank, args=(rank, *arguments)) for rank in range(2)]
+        for process in pair:
+            process.start()
+        for process in pair:
+            process.join()
+        assert [process.exitcode for process in pair] == [0, 0]
+        assert_same_losses(tmp_path / "one", tmp_path / "two", 2e-5)
+
+
+class TestLosses:
+    def test_a_step_is_one_batch_however_it_is_cut(self, library_dir: Path, tmp_path: Path) -> None:
+        changes: dict[str, Any] = {"model": {**TINY_MODEL, **WITHOUT_DROPOUT}, "max_steps": 4, "ema_decay": None}
+        for name, rows in (("small", 2), ("large", 8)):
+            pretrain(tiny_settings(str(library_dir), str(tmp_path / name), max_rows=rows, **changes), QUIET)
+        assert_same_losses(tmp_path / "small", tmp_path / "large", 2e-5)
+
+    def test_logged_losses_are_the_models(self, library_dir: Path, tmp_path: Path) -> None:
+        """The first step's, computed apart from the Trainer."""
+        settings = tiny_settings(
+            str(library_dir),
+            str(tmp_path / "run"),
+            model={**TINY_MODEL, **WITHOUT_DROPOUT},
+            max_steps=4,
+            max_rows=8,
+            max_pairs=10**6,
+        )
+        pretrain(settings, QUIET)
+        from transformers import set_seed
+
+        set_seed(settings.seed)
+        model = make_model(settings).train()
+        _, stream, _ = make_data(settings, Share())
+        (batch,) = stream.step(0)["micro_batches"]
+        output = model(**batch)
+        first = history_of(tmp_path / "run")[0]
+        for name in LOSS_NAMES:
+            assert first[name] == pytest.approx(float(output[name]), rel=1e-5)
+
+    def test_the_three_losses_are_logged_apart_and_fall(self, library_dir: Path, tmp_path: Path) -> None:
+        settings = tiny_settings(
+            str(library_dir), str(tmp_path), max_steps=120, logging_steps=20, eval_steps=40, save_steps=40
+        )
+        pretrain(settings, QUIET)
+        training = [entry for entry in history_of(tmp_path) if "loss" in entry]
+        for entry in training:
+            parts = sum(entry[name] for name in LOSS_NAMES[1:])
+            assert entry["loss"] == pytest.approx(parts, rel=1e-4)
+        assert training[-1]["token_loss"] < training[0]["token_loss"] - 1
+        validation = [entry for entry in history_of(tmp_path) if "eval_loss" in entry]
+        assert validation[-1]["eval_token_loss"] < validation[0]["eval_token_loss"]
+
+    def test_validation_is_the_same_for_every_seed(self, library_dir: Path) -> None:
+        made = [make_data(tiny_settings(str(library_dir), "unused", seed=seed), Share())[2] for seed in (0, 1)]
+        for one, other in zip(*made, strict=True):
+            for name, value in one.items():
+                assert torch.equal(value, other[name])
+
+    def test_validation_metrics_against_one_batch(self, library_dir: Path) -> None:
+        settings = tiny_settings(str(library_dir), "unused", max_rows=100, max_pairs=10**6)
+        model = make_model(settings)
+        _, _, (batch,) = make_data(settings, Share())
+        _, _, cut = make_data(tiny_settings(str(library_dir), "unused", max_rows=2), Share())
+        found = validation_metrics(validation_sums(model, cut))
+        with torch.no_grad():
+            output = model.eval()(**batch)
+        assert found["loss"] == pytest.approx(float(output.loss), rel=1e-5)
+        atoms = batch["attention_mask"].bool()
+        noise = (batch["coordinates"] - batch["target_coordinates"])[atoms]
+        assert found["noise_rmse"] == pytest.approx(float(noise.square().mean().sqrt()), rel=1e-5)
+        hidden = batch["labels"] != -100
+        right = (output.token_logits.argmax(-1) == batch["labels"])[hidden].float().mean()
+        assert found["token_accuracy"] == pytest.approx(float(right), rel=1e-6)
+
+    def test_a_loss_that_is_not_finite_stops_the_run(
+        self,
+        library_dir: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        original = UniMol2ForPreTraining.forward
+        calls = iter(range(1000))
+
+        def diverging(self: Any, *args: Any, **kwargs: Any) -> Any:
+            output = original(self, *args, **kwargs)
+            if next(calls) > 20:
+                output.token_loss = output.token_loss * float("inf")
+            return output
+
+        monkeypatch.setattr(UniMol2ForPreTraining, "forward", diverging)
+        with pytest.raises(ModelError, match="not finite"):
+            pretrain(tiny_settings(str(library_dir), str(tmp_path), validation_molecules=0), QUIET)
+        (saved,) = (tmp_path / "checkpoints").glob("not_finite_step_*.safetensors")
+        assert any(name.endswith(".coordinates") for name in load_file(saved))
+        kept = last_complete_checkpoint(tmp_path / "checkpoints")
+        assert kept is not None
+        for value in load_file(kept / "model.safetensors").values():
+            assert torch.isfinite(value).all()
+
+
+class TestOutput:
+    def test_the_average_is_what_is_exported(self, whole_run: Path) -> None:
+        last = last_complete_checkpoint(whole_run / "checkpoints")
+        assert last is not None
+        exported = load_file(whole_run / "model" / "model.safetensors")
+        average, raw = load_file(last / "ema.safetensors"), load_file(last / "model.safetensors")
+        different = 0
+        for name, value in exported.items():
+            assert torch.equal(value, average[f"module.{name}"])
+            different += not torch.equal(value, raw[name])
+        assert different > 10
+
+    def test_it_loads_by_the_auto_classes(self, whole_run: Path) -> None:
+        folder = str(whole_run / "model")
+        extractor = AutoFeatureExtractor.from_pretrained(folder)
+        batch = extractor(["CCO"])
+        assert AutoModel.from_pretrained(folder)(**batch).pooler_output.shape == (1, 32)
+        assert AutoModelForPreTraining.from_pretrained(folder)(**batch).token_logits.shape[-1] == 128
+
+    def test_only_the_last_checkpoints_are_kept(self, whole_run: Path) -> None:
+        kept = sorted(path.name for path in (whole_run / "checkpoints").glob("checkpoint-*"))
+        assert kept == ["checkpoint-22", "checkpoint-24"]
+
+    def test_command(self, tmp_path: Path, library_dir: Path) -> None:
+        config = tmp_path / "run.yaml"
+        lines = ["scale: micro", f"data: {library_dir}", f"output_dir: {tmp_path / 'run'}", "max_steps: 2"]
+        lines += ["samples_per_step: 4", "warmup_steps: 1", "learning_rate: 1e-4", "validation_molecules: 4"]
+        lines += ["logging_steps: 1", "eval_steps: 2", "save_steps: 2", f"model: {json.dumps(TINY_MODEL)}"]
+        config.write_text("\n".join(lines))
+        result = CliRunner().invoke(app, ["pretrain", str(config)])
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+class TestSettings:
+    def write(self, tmp_path: Path, text: str) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+        return path
+
+    def test_the_defaults_are_the_papers(self) -> None:
+        settings = PretrainSettings(data="library", output_dir="run")
+        assert (settings.learning_rate, settings.warmup_steps, settings.max_steps) == (1e-4, 100_000, 810_000)
+        assert (settings.beta1, settings.beta2, settings.weight_decay, settings.max_grad_norm) == (0.9, 0.99, 1e-4, 1.0)
+        assert (settings.samples_per_step, settings.save_steps, settings.save_total_limit) == (1024, 1000, 10)
+        noise = settings.noise_settings()
+        assert (noise.mask_probability, noise.noise_angstrom, settings.scaffold_temperature) == (0.15, 0.2, 0.005)
+
+    def test_numbers_that_yaml_reads_as_text(self, tmp_path: Path) -> None:
+        settings = read_settings(self.write(tmp_path, "data: a\noutput_dir: b\nlearning_rate: 1e-3\nema_decay: 0.99"))
+        assert (settings.learning_rate, settings.ema_decay) == (1e-3, 0.99)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("output_dir: b", "no data"),
+            ("data: a\noutput_dir: b\nlerning_rate: 1", "lerning_rate"),
+            ("data: a\noutput_dir: b\nmax_steps: many", "max_steps is 'many'"),
+            ("data: a\noutput_dir: b\nmax_steps: 1.5", "whole number"),
+            ("data: a\noutput_dir: b\nscale: huge", "huge"),
+            ("data: a\noutput_dir: b\nnoise: {sigma: 1}", "sigma"),
+            ("data: a\noutput_dir: b\nsave_steps: 150", "multiple of logging_steps"),
+            ("data: a\noutput_dir: b\nsave_total_limit: 1", "at least 2"),
+            ("data: [", "YAML"),
+            ("- a", "no settings"),
+        ],
+    )
+    def test_what_cannot_be_used_is_named(self, tmp_path: Path, text: str, message: str) -> None:
+        with pytest.raises(TableError, match=message):
+            read_settings(self.write(tmp_path, text))
+
+    def test_a_model_that_does_not_fit_together(self, tmp_path: Path, library_dir: Path) -> None:
+        with pytest.raises(ModelError, match="fit together"):
+            pretrain(tiny_settings(str(library_dir), str(tmp_path), model={"hidden_size": "wide"}), QUIET)

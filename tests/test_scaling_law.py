@@ -1,0 +1,80 @@
+"""The scaling law: the published fit's values, recovery of a known law, its optimum, and its judgement by hand."""
+
+import numpy as np
+import pytest
+from scaling_law import Judgement, LossPoints, ScalingLaw, join
+
+
+def points_of(law: ScalingLaw, sizes: list[float], noise: float = 0.0, seed: int = 0) -> LossPoints:
+    steps = np.arange(200_000, 820_000, 10_000, dtype=float)
+    parameters, updates = (grid.ravel() for grid in np.meshgrid(sizes, steps, indexing="ij"))
+    wobble = np.exp(noise * np.random.default_rng(seed).standard_normal(len(parameters)))
+    return LossPoints(parameters, updates, law.predict(parameters, updates) * wobble)
+
+
+class TestPublished:
+    @pytest.mark.parametrize(("millions", "loss"), [(1100, 0.0875), (570, 0.0885), (84, 0.1038)])
+    def test_at_810_000_steps(self, millions: float, loss: float) -> None:
+        """What the rounded coefficients give; the paper quotes 0.0871, 0.088 and 0.105."""
+        assert float(ScalingLaw.published().predict(millions, 810_000)) == pytest.approx(loss, abs=5e-5)
+
+    def test_the_formula_by_hand(self) -> None:
+        expected = 2.660 * 84**-1.137 + 1.848 * 500_000**-0.225 + 0.588 * (84 * 500_000) ** -1.479
+        assert float(ScalingLaw.published().predict(84, 500_000)) == pytest.approx(expected, rel=1e-12)
+        assert sum(map(float, ScalingLaw.published().parts(84, 500_000))) == pytest.approx(expected, rel=1e-12)
+
+
+class TestFit:
+    @pytest.mark.parametrize(
+        "law", [ScalingLaw.published(), ScalingLaw(1.5, -0.6, 9.0, -0.3, 4.0, -0.2)], ids=["published", "other"]
+    )
+    def test_a_known_law_is_predicted_beyond_its_sizes(self, law: ScalingLaw) -> None:
+        fitted = ScalingLaw.fit(points_of(law, [42, 84, 164, 310], noise=1e-3))
+        beyond = points_of(law, [570, 1100])
+        assert fitted.judge(beyond).rmae < 2e-3
+        assert fitted.judge(beyond).r2 > 0.98
+
+    def test_outliers_count_little(self) -> None:
+        law = ScalingLaw.published()
+        points = points_of(law, [42, 84, 164, 310], noise=1e-4)
+        losses = points.losses.copy()
+        losses[::25] *= 1.3
+        fitted = ScalingLaw.fit(LossPoints(points.parameters, points.steps, losses))
+        assert fitted.judge(points_of(law, [570])).rmae < 1e-3
+
+    def test_intervals_hold_the_truth(self) -> None:
+        law = ScalingLaw.published()
+        intervals = ScalingLaw.bootstrap(points_of(law, [42, 84, 164, 310], noise=2e-3), repeats=60)
+        low, high = intervals["bs"]
+        assert low < law.bs < high
+        assert high - low < 0.1
+
+    def test_too_few_points(self) -> None:
+        law = ScalingLaw.published()
+        with pytest.raises(ValueError, match="of 1 sizes"):
+            ScalingLaw.fit(points_of(law, [42]))
+        with pytest.raises(ValueError, match="positive"):
+            LossPoints(np.array([1.0]), np.array([1.0]), np.array([np.nan]))
+
+
+class TestReadings:
+    def test_compute_optimal_is_a_minimum(self) -> None:
+        law = ScalingLaw(1.5, -0.6, 9.0, -0.3, 4.0, -0.2)
+        for compute in (1e4, 1e6, 1e8):
+            millions, steps = law.compute_optimal(compute)
+            assert float(millions * steps) == pytest.approx(compute)
+            best = float(law.predict(millions, steps))
+            for factor in (0.9, 1.1):
+                assert best < float(law.predict(millions * factor, steps / factor))
+
+    def test_judgement_by_hand(self) -> None:
+        found = Judgement.of([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
+        assert found.rmae == pytest.approx(0.25 / 3)
+        assert found.mse == pytest.approx(1 / 3)
+        # 1 - 1 / ((4/3)^2 + (1/3)^2 + (5/3)^2)
+        assert found.r2 == pytest.approx(1 - 1 / (42 / 9))
+        assert found.pearson == pytest.approx(3 / np.sqrt(2 * 42 / 9))
+
+    def test_join(self) -> None:
+        points = points_of(ScalingLaw.published(), [42])
+        assert len(join([points, points])) == 2 * len(points)
