@@ -1,7 +1,12 @@
 """The scaling law: the published fit's values, recovery of a known law, its optimum, and its judgement by hand."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import run as scaling_run
+from safetensors.numpy import save_file
 from scaling_law import Judgement, LossPoints, ScalingLaw, join
 
 
@@ -78,3 +83,22 @@ class TestReadings:
     def test_join(self) -> None:
         points = points_of(ScalingLaw.published(), [42])
         assert len(join([points, points])) == 2 * len(points)
+
+
+def test_runs_are_read_fitted_and_judged(tmp_path: Path) -> None:
+    """Logs as `unimol2-hf pretrain` writes them, of a law that is known."""
+    law = ScalingLaw(0.4, -0.5, 6.0, -0.3, 4.0, -0.2)
+    for millions in (0.3, 0.6, 1.2, 2.4, 5.0):
+        folder = tmp_path / "runs" / f"{millions}m"
+        (folder / "model").mkdir(parents=True)
+        save_file({"weight": np.zeros(round(millions * 1e6), dtype=np.int8)}, folder / "model" / "model.safetensors")
+        steps = range(100, 3100, 100)
+        history = [{"step": step, "eval_loss": float(law.predict(millions, step))} for step in steps]
+        (folder / "log_history.json").write_text(json.dumps([*history, {"step": 3000, "loss": 1.0}]))
+    scaling_run.fit(runs=tmp_path / "runs", drop=0.25, judged=0.75, output=tmp_path)
+    report = json.loads((tmp_path / "scaling_law.json").read_text())
+    assert report["held_out_millions"] == 5.0
+    assert report["held_out"]["r2"] > 0.99
+    assert len(json.loads((tmp_path / "losses.json").read_text())) == 5
+    assert (tmp_path / "scaling_law.png").stat().st_size > 10_000
+    assert "held out" in (tmp_path / "scaling_law.md").read_text()

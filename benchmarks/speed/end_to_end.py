@@ -9,6 +9,7 @@
 
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the command sets it
 
 import pandas as pd
 import torch

@@ -19,6 +19,7 @@ _EXPORTS = {
     "ConformerSettings": "conformers",
     "CoordinatesError": "errors",
     "DataCollatorForUniMol2": "data_collator",
+    "DataCollatorForUniMol2Pretraining": "pretraining.collator",
     "EmptyMoleculeError": "errors",
     "FeaturizedMolecule": "feature_extraction_unimol2",
     "ModelError": "errors",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from .modeling_unimol2 import UniMol2PreTrainedModel as UniMol2PreTrainedModel
     from .modeling_unimol2 import UniMol2PreTrainingOutput as UniMol2PreTrainingOutput
     from .modeling_unimol2 import UniMol2PropertyOutput as UniMol2PropertyOutput
+    from .pretraining.collator import DataCollatorForUniMol2Pretraining as DataCollatorForUniMol2Pretraining
     from .trainer import UniMol2Trainer as UniMol2Trainer
 
 __all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 - the names are strings

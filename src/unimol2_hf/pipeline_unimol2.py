@@ -24,7 +24,7 @@ _FEATURIZER_SETTINGS = (
     "max_atoms_policy",
     "use_graph_features",
 )
-_WINDOW_BATCHES = 16  # batches that are sorted by length together
+_WINDOW_BATCHES = 8  # batches that are sorted by length together
 _STATIC_LENGTH_STEP = 4  # atoms
 _MOST_STATIC_SHAPES = 256
 _SINGLE_MOLECULE_ROWS = 32  # conformers of a molecule given alone that are run together

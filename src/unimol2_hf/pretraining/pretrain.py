@@ -107,6 +107,7 @@ def training_arguments(settings: PretrainSettings) -> TrainingArguments:
         # The stream goes on at the step itself.
         "ignore_data_skip": True,
         "use_cpu": cpu,
+        "ddp_find_unused_parameters": False,
         "disable_tqdm": True,
         **settings.trainer,
     }

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Samples a second that one core streams and collates: what a GPU can be fed with by each worker process.
+
+    python benchmarks/pretraining/input_speed.py --library runs/pretraining/library
+
+One process, one thread: shards read from disk, the plan, conformers drawn, noise, alignment, graph features, padding.
+"""
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from unimol2_hf.pretraining.collator import DataCollatorForUniMol2Pretraining
+from unimol2_hf.pretraining.plan import SamplingPlan
+from unimol2_hf.pretraining.stream import ConformerLibrary, PretrainingStream
+
+HERE = Path(__file__).parent
+
+
+def main(
+    library: Annotated[Path, typer.Option(help="folder of `unimol2-hf conformers build`")],
+    steps: Annotated[int, typer.Option(help="of 1,024 samples, each timed")] = 12,
+) -> None:
+    """Write input_speed.json and .md beside this file."""
+    torch.set_num_threads(1)
+    shards = ConformerLibrary(library, open_shards=9)
+    index = shards.index()
+    began = time.perf_counter()
+    plan = SamplingPlan(index)
+    plan.samples(0, 1)
+    planned = time.perf_counter() - began
+    stream = PretrainingStream(
+        shards, plan, index.num_heavy_atoms, DataCollatorForUniMol2Pretraining(), 1024, max_rows=256
+    )
+    rates, atoms = [], []
+    for step in range(steps):
+        began = time.perf_counter()
+        batches = stream.step(step)["micro_batches"]
+        rates.append(1024 / (time.perf_counter() - began))
+        atoms.append(sum(int(batch["attention_mask"].sum()) for batch in batches) / 1024)
+    report = {
+        "samples_per_second": statistics.median(rates),
+        "slowest_step": min(rates),
+        "mean_heavy_atoms": statistics.mean(atoms),
+        "molecules": len(index),
+        "seconds_to_plan_an_epoch": planned,
+    }
+    (HERE / "input_speed.json").write_text(json.dumps(report, indent=1) + "\n")
+    lines = [f"| {name.replace('_', ' ')} | {value:,.4g} |" for name, value in report.items()]
+    text = "\n".join(["| one core | |", "|---|---|", *lines]) + "\n"
+    (HERE / "input_speed.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
