@@ -89,15 +89,23 @@ class TestResume:
             pretrain(tiny_settings(str(library_dir), str(whole_run), learning_rate=1e-4), QUIET)
 
 
+FSDP = {"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["UniMol2Layer"]}}
+
+
 class TestProcesses:
-    def test_two_processes_train_as_one(self, tmp_path: Path, library_dir: Path) -> None:
-        changes: dict[str, object] = {"model": {**TINY_MODEL, **WITHOUT_DROPOUT}, "max_steps": 8}
+    @pytest.mark.parametrize("trainer", [{}, FSDP], ids=["ddp", "fsdp"])
+    def test_two_processes_train_as_one(self, tmp_path: Path, library_dir: Path, trainer: dict[str, Any]) -> None:
+        changes: dict[str, object] = {
+            "model": {**TINY_MODEL, **WITHOUT_DROPOUT},
+            "max_steps": 8,
+            "ema_decay": None if trainer else 0.9,
+        }
         processes = jobs()
         run_whole(processes, train, str(library_dir), str(tmp_path / "one"), changes)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        arguments = (2, port, str(library_dir), str(tmp_path / "two"), changes)
+        arguments = (2, port, str(library_dir), str(tmp_path / "two"), {**changes, "trainer": trainer})
         pair = [processes.Process(target=train_as_rank, args=(rank, *arguments)) for rank in range(2)]
         for process in pair:
             process.start()
@@ -105,6 +113,13 @@ class TestProcesses:
             process.join()
         assert [process.exitcode for process in pair] == [0, 0]
         assert_same_losses(tmp_path / "one", tmp_path / "two", 2e-5)
+        one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+
+    def test_an_average_of_sharded_weights_is_refused(self) -> None:
+        with pytest.raises(TableError, match="ema_decay"):
+            PretrainSettings(data="library", output_dir="run", ema_decay=0.9, trainer=FSDP)
 
 
 class TestLosses:

@@ -88,6 +88,8 @@ class PretrainSettings:
                 )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise TableError(f"ema_decay is {self.ema_decay}; use a number between 0 and 1")
+        if self.ema_decay is not None and self.trainer.get("fsdp"):
+            raise TableError("ema_decay averages whole weights, fsdp cuts them up; leave one of the two out")
         self.noise_settings()
 
     def noise_settings(self) -> NoiseSettings:
