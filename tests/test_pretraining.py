@@ -1,5 +1,6 @@
 """Pretraining runs: killed and gone on, shared among processes, averaged, and stopped by a loss that is not finite."""
 
+import io
 import json
 import socket
 from pathlib import Path
@@ -144,7 +145,7 @@ class TestLosses:
 
         set_seed(settings.seed)
         model = make_model(settings).train()
-        _, stream, _ = make_data(settings, Share())
+        _, _, stream, _ = make_data(settings, Share())
         (batch,) = stream.step(0)["micro_batches"]
         output = model(**batch)
         first = history_of(tmp_path / "run")[0]
@@ -165,7 +166,7 @@ class TestLosses:
         assert validation[-1]["eval_token_loss"] < validation[0]["eval_token_loss"]
 
     def test_validation_is_the_same_for_every_seed(self, library_dir: Path) -> None:
-        made = [make_data(tiny_settings(str(library_dir), "unused", seed=seed), Share())[2] for seed in (0, 1)]
+        made = [make_data(tiny_settings(str(library_dir), "unused", seed=seed), Share())[3] for seed in (0, 1)]
         for one, other in zip(*made, strict=True):
             for name, value in one.items():
                 assert torch.equal(value, other[name])
@@ -173,8 +174,8 @@ class TestLosses:
     def test_validation_metrics_against_one_batch(self, library_dir: Path) -> None:
         settings = tiny_settings(str(library_dir), "unused", max_rows=100, max_pairs=10**6)
         model = make_model(settings)
-        _, _, (batch,) = make_data(settings, Share())
-        _, _, cut = make_data(tiny_settings(str(library_dir), "unused", max_rows=2), Share())
+        _, _, _, (batch,) = make_data(settings, Share())
+        _, _, _, cut = make_data(tiny_settings(str(library_dir), "unused", max_rows=2), Share())
         found = validation_metrics(validation_sums(model, cut))
         with torch.no_grad():
             output = model.eval()(**batch)
@@ -247,6 +248,17 @@ class TestOutput:
 
 
 class TestSettings:
+    @pytest.mark.parametrize(("temperature", "warned"), [(0.005, True), (1.0, False), (None, False)])
+    def test_a_library_of_one_frequent_scaffold_is_told(
+        self, library_dir: Path, tmp_path: Path, temperature: float | None, warned: bool
+    ) -> None:
+        console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+        settings = tiny_settings(
+            str(library_dir), str(tmp_path), scaffold_temperature=temperature, max_steps=1, validation_molecules=0
+        )
+        pretrain(settings, console)
+        assert ("raise scaffold_temperature" in console.export_text()) == warned
+
     def write(self, tmp_path: Path, text: str) -> Path:
         path = tmp_path / "run.yaml"
         path.write_text(text)

@@ -214,6 +214,12 @@ class TestPlan:
             found = np.bincount(members[order], minlength=len(counts))
             assert np.abs(found - expected).max() < 1.0
 
+    def test_the_share_of_the_most_drawn_scaffold(self) -> None:
+        index = LibraryIndex((10,), np.full(10, 9, np.uint16), np.array([0] * 6 + [1, 2, 3, 4], np.int32))
+        expected = np.exp(0.6 / 0.2) / (np.exp(0.6 / 0.2) + 4 * np.exp(0.1 / 0.2))
+        assert SamplingPlan(index, temperature=0.2).largest_scaffold_share() == pytest.approx(expected)
+        assert SamplingPlan(index, temperature=None).largest_scaffold_share() == pytest.approx(0.6)
+
     def test_molecules_of_a_scaffold_come_evenly_over_epochs(self) -> None:
         index = zipf_index(600, 3)
         plan = SamplingPlan(index, temperature=0.2)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import run as scaling_run
+import scaling_runs
 from safetensors.numpy import save_file
 from scaling_law import Judgement, LossPoints, ScalingLaw, join
 
@@ -95,7 +95,7 @@ def test_runs_are_read_fitted_and_judged(tmp_path: Path) -> None:
         steps = range(100, 3100, 100)
         history = [{"step": step, "eval_loss": float(law.predict(millions, step))} for step in steps]
         (folder / "log_history.json").write_text(json.dumps([*history, {"step": 3000, "loss": 1.0}]))
-    scaling_run.fit(runs=tmp_path / "runs", drop=0.25, judged=0.75, output=tmp_path)
+    scaling_runs.fit(runs=tmp_path / "runs", drop=0.25, judged=0.75, output=tmp_path)
     report = json.loads((tmp_path / "scaling_law.json").read_text())
     assert report["held_out_millions"] == 5.0
     assert report["held_out"]["r2"] > 0.99

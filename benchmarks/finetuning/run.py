@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import torch
 import typer
-from rdkit import Chem
+from splits import with_split
 
 HERE = Path(__file__).parent
 TARGETS = {
@@ -36,18 +35,6 @@ BASELINES: dict[str, dict[str, float | None]] = {
     "hppb": {"ECFP4 + RF": None, "RDKit + HistGB": None, "chemprop": None},
     "rppb": {"ECFP4 + RF": None, "RDKit + HistGB": None, "chemprop": None},
 }
-
-
-def with_split(data: Path, name: str, output: Path) -> None:
-    """Join a dataset with its split by canonical SMILES; of duplicated molecules the first is kept."""
-    table = pd.read_csv(data / f"{name}.csv", dtype=str)
-    table["canonical_smiles"] = [Chem.CanonSmiles(smiles) for smiles in table["smiles"]]
-    table = table.drop_duplicates("canonical_smiles")
-    splits = pd.read_csv(data / "splits" / f"{name}.csv").rename(columns={"smiles": "canonical_smiles"})
-    joined = table.merge(splits, on="canonical_smiles", how="left", validate="one_to_one")
-    if joined["seed0"].isna().any():
-        raise SystemExit(f"{name}: {joined['seed0'].isna().sum()} molecules have no split")
-    joined.to_csv(output, index=False)
 
 
 def run_one(name: str, seed: int, data: Path, work_dir: Path, options: list[str]) -> dict[str, Any]:

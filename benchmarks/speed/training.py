@@ -3,23 +3,23 @@
 
     python benchmarks/speed/training.py
 
-Each run is a process of its own, kinds in turn; "checkpointing" is gradient checkpointing of every layer. All run with
-large tensors mapped one by one, in huge pages (glibc.malloc.hugetlb=1, mmap_threshold=4 MiB): by default the C library
-keeps them in one heap, and its holes are most of the peak.
+Each run is a process of its own, kinds in turn. "heap" is the C library's default: large tensors lie in one heap
+whose holes are much of the peak; "mapped" gives each its own huge pages (GLIBC_TUNABLES below), for both kinds.
 """
 
 import os
 import sys
 from functools import partial
+from itertools import product
 from typing import Annotated, Any
 
 import typer
 from harness import in_turn, machine, median, publish, run_process
 from matplotlib.axes import Axes
 
-CASES = (("84m", 8, 25), ("84m", 16, 25), ("84m", 32, 25), ("nano", 32, 25))
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304"
-KINDS = ("own", "naive", "checkpointing")
+CASES = (("84m", 8, 25), ("84m", 16, 25), ("nano", 32, 25))
+MALLOCS = {"heap": "", "mapped": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304"}
+KINDS = ("own", "naive")
 
 
 def main(
@@ -28,9 +28,9 @@ def main(
     threads: Annotated[int, typer.Option()] = 2,
 ) -> None:
     """Write training.json, .md and .png beside this file."""
-    os.environ["GLIBC_TUNABLES"] = MALLOC
     rows: list[dict[str, Any]] = []
-    for scale, molecules, atoms in CASES:
+    for (scale, molecules, atoms), malloc in product(CASES, MALLOCS):
+        os.environ["GLIBC_TUNABLES"] = MALLOCS[malloc]
         peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
 
         def run(kind: str) -> float:
@@ -41,11 +41,10 @@ def main(
         times = in_turn({kind: partial(run, kind) for kind in KINDS}, repeats, warm_ups=0)
         seconds = {kind: median(values) for kind, values in times.items()}
         peak = {kind: median(values) for kind, values in peaks.items()}
-        row: dict[str, Any] = {"scale": scale, "molecules": molecules, "atoms": atoms}
+        row: dict[str, Any] = {"scale": scale, "molecules": molecules, "atoms": atoms, "memory": malloc}
         row |= {f"{kind} s": seconds[kind] for kind in KINDS} | {f"{kind} MiB": peak[kind] for kind in KINDS}
         row["naive / own s"] = seconds["naive"] / seconds["own"]
         row["own / naive MiB"] = peak["own"] / peak["naive"]
-        row["checkpointing / naive MiB"] = peak["checkpointing"] / peak["naive"]
         rows.append(row)
         print(row, flush=True)
 
@@ -54,14 +53,14 @@ def main(
         for offset, kind in enumerate(KINDS):
             axes.bar([place + 0.27 * offset for place in places], [row[f"{kind} s"] for row in rows], 0.25, label=kind)
         axes.set_xticks([place + 0.27 for place in places])
-        axes.set_xticklabels([f"{row['scale']}\n{row['molecules']} x {row['atoms']}" for row in rows])
+        axes.set_xticklabels([f"{row['scale']}\n{row['molecules']} x {row['atoms']}\n{row['memory']}" for row in rows])
         axes.set_ylabel("seconds a training step")
         axes.legend()
 
     notes = (
         "Training step, float32, dropout on, medians of processes in turn; memory is the peak of the whole process, "
         "weights, gradients and AdamW's state included; "
-        f"`GLIBC_TUNABLES={MALLOC}` for all kinds (`python benchmarks/speed/training.py`)."
+        f"mapped: `GLIBC_TUNABLES={MALLOCS['mapped']}` (`python benchmarks/speed/training.py`)."
     )
     publish("training", {"machine": machine(threads), "repeats": repeats, "steps": steps}, rows, notes, draw)
 

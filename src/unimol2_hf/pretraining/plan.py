@@ -79,15 +79,22 @@ class SamplingPlan:
         self._shard_ends = np.cumsum(index.shard_sizes)
         self._temperature = temperature
         self._epoch_order = lru_cache(maxsize=2)(self._order_of_epoch)
+        self.row_probabilities = np.full(len(self._rows), 1 / len(self._rows))
         if temperature is not None:
             # Scaffold after scaffold: equally spaced draws then meet each as often as its probability says.
             _, members, counts = np.unique(index.scaffolds[self._rows], return_inverse=True, return_counts=True)
             self._members = members
-            self._row_probabilities = (scaffold_probabilities(counts, temperature) / counts)[members]
+            self.row_probabilities = (scaffold_probabilities(counts, temperature) / counts)[members]
 
     def __len__(self) -> int:
         """Samples of an epoch: as many as there are molecules to draw from."""
         return len(self._rows)
+
+    def largest_scaffold_share(self) -> float:
+        """The part of all draws that the most drawn scaffold gets."""
+        _, members = np.unique(self._index.scaffolds[self._rows], return_inverse=True)
+        shares = np.bincount(members, weights=self.row_probabilities)
+        return float(shares.max())
 
     def samples(self, first: int, count: int) -> IntArray:
         """Row numbers of the samples `first` to `first + count - 1`, counted through all epochs."""
@@ -117,7 +124,7 @@ class SamplingPlan:
         random = self._random(epoch, 0)
         # Members of a scaffold in a new order every epoch: its draws go to others each time.
         order = np.lexsort((random.random(len(self)), self._members))
-        shares = np.cumsum(self._row_probabilities[order])
+        shares = np.cumsum(self.row_probabilities[order])
         shares[-1] = 1.0  # whatever rounding made of it
         counts = np.diff(np.floor(shares * len(self) + random.random()), prepend=0.0)
         draws[self._rows[order]] = counts

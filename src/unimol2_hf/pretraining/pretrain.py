@@ -34,6 +34,7 @@ from .trainer import (
 )
 
 CHECKPOINTS, MODEL, LOG_FILE, SETTINGS_FILE = "checkpoints", "model", "log_history.json", "settings.json"
+MOST_OF_ONE_SCAFFOLD = 0.25  # of the draws, before the user is warned
 _VALIDATION_SEED = 2**32 - 1  # noise of the validation set: no run's own
 
 
@@ -57,7 +58,7 @@ def pretrain(settings: PretrainSettings, console: Console) -> list[dict[str, flo
     set_seed(settings.seed)
     model = make_model(settings)
     share = Share(args.process_index, args.world_size)
-    library, stream, validation = make_data(settings, share)
+    library, plan, stream, validation = make_data(settings, share)
     checkpoint = last_complete_checkpoint(output_dir / CHECKPOINTS)
     stream.first_step = _step_of(checkpoint)
     average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay)
@@ -71,7 +72,7 @@ def pretrain(settings: PretrainSettings, console: Console) -> list[dict[str, flo
         callbacks=[*([average] if average else []), MarkComplete()],
     )
     if share.rank == 0:
-        _announce(console, settings, model, library, checkpoint)
+        _announce(console, settings, model, library, plan, checkpoint)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     _save(trainer, average, output_dir)
     history: list[dict[str, float]] = trainer.state.log_history
@@ -126,8 +127,8 @@ def make_model(settings: PretrainSettings) -> UniMol2ForPreTraining:
 
 def make_data(
     settings: PretrainSettings, share: Share
-) -> tuple[LibraryIndex, PretrainingStream, list[Mapping[str, Any]]]:
-    """The library's index, the stream of training steps, and the validation batches."""
+) -> tuple[LibraryIndex, SamplingPlan, PretrainingStream, list[Mapping[str, Any]]]:
+    """The library's index, its sampling plan, the stream of training steps, and the validation batches."""
     shards = ConformerLibrary(settings.data, settings.open_shards + 1)
     index = shards.index()
     held_out = held_out_rows(len(index), settings.validation_molecules)
@@ -147,7 +148,7 @@ def make_data(
         settings.max_pairs,
         share,
     )
-    return index, stream, validation_batches(settings, shards, plan, index, held_out)
+    return index, plan, stream, validation_batches(settings, shards, plan, index, held_out)
 
 
 def validation_batches(
@@ -200,14 +201,23 @@ def _announce(
     settings: PretrainSettings,
     model: UniMol2ForPreTraining,
     index: LibraryIndex,
+    plan: SamplingPlan,
     checkpoint: Path | None,
 ) -> None:
     table = Table(show_header=False, title="pretraining")
     table.add_row("model", f"{settings.scale}, {sum(p.numel() for p in model.parameters()):,} parameters")
     table.add_row("library", f"{len(index):,} molecules, {len(index.shard_sizes)} shards")
+    share = plan.largest_scaffold_share()
+    table.add_row("draws", f"{share:.2%} of the most drawn scaffold")
     table.add_row("steps", f"{settings.max_steps:,} of {settings.samples_per_step:,} samples")
     table.add_row("from", "random weights" if checkpoint is None else checkpoint.name)
     console.print(table)
+    if share > MOST_OF_ONE_SCAFFOLD:
+        console.print(
+            f"[bold yellow]warning:[/] {share:.0%} of all draws are of one scaffold; raise scaffold_temperature for a "
+            "library in which one is so frequent, or set it to null",
+            highlight=False,
+        )
 
 
 def _save(trainer: UniMol2PretrainingTrainer, average: WeightAverage | None, output_dir: Path) -> None:

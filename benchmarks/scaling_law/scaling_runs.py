@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Losses of several sizes, the law fitted to all but the largest, and its judgement on the largest.
 
-    python benchmarks/scaling_law/run.py train --library runs/pretraining/library
-    python benchmarks/scaling_law/run.py fit
+    python benchmarks/scaling_law/scaling_runs.py train --library runs/pretraining/library
+    python benchmarks/scaling_law/scaling_runs.py fit
 
 Runs are `unimol2-hf pretrain` runs in runs/scaling/SIZE and go on where they were; `fit` reads their logs alone. S is
 counted in steps of `samples_per_step` samples.

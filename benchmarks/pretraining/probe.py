@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""What pretraining is worth: a linear probe of frozen embeddings, beside the same architecture with random weights.
+
+    python benchmarks/pretraining/probe.py --data DIR --model runs/pretraining/nano/model
+
+Ridge regression (penalty by leave-one-out within the training part) on the CLS and the mean of the atoms' vectors; ESOL
+and two Biogen endpoints, the fixed scaffold splits. Three seeds: of the split for both, and of the random weights.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "finetuning"))
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from splits import with_split
+
+from unimol2_hf import UniMol2FeatureExtractor, UniMol2Model
+from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
+
+HERE = Path(__file__).parent
+TASKS = (("esol", "logSolubility"), ("biogen_adme", "hlm_clint"), ("biogen_adme", "mdr1_er"))
+SEEDS = (0, 1, 2)
+
+
+def embeddings_of(model: UniMol2Model, featurized: list[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """CLS and mean of the atoms, (n, 2 D)."""
+    pipeline = MoleculeEmbeddingPipeline(model=model.eval(), feature_extractor=UniMol2FeatureExtractor(), device="cpu")
+    results = pipeline.run_featurized(featurized, 32, per_atom=True)
+    return np.stack([np.concatenate([each["embedding"], each["atom_embeddings"].mean(0)]) for each in results])
+
+
+def probe(
+    features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], split: np.ndarray[Any, Any]
+) -> dict[str, float]:
+    """Test errors of a ridge regression; the validation part is left alone."""
+    known = ~np.isnan(labels)
+    train, test = known & (split == "train"), known & (split == "test")
+    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
+    predicted = ridge.fit(features[train], labels[train]).predict(features[test])
+    return {
+        "mae": float(mean_absolute_error(labels[test], predicted)),
+        "rmse": float(root_mean_squared_error(labels[test], predicted)),
+        "mean_mae": float(np.abs(labels[test] - labels[train].mean()).mean()),
+    }
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="folder with esol.csv, biogen_adme.csv and splits/")],
+    model: Annotated[Path, typer.Option(help="folder of the pretrained model")],
+    workers: Annotated[int, typer.Option()] = 2,
+) -> None:
+    """Write probe.json and probe.md beside this file."""
+    pretrained = UniMol2Model.from_pretrained(model)
+    scratch = []
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        scratch.append(UniMol2Model(pretrained.config))
+    runs: list[dict[str, Any]] = []
+    made: dict[str, Any] = {}
+    for name, target in TASKS:
+        if name not in made:
+            joined = model.parent / f"{name}_split.csv"
+            with_split(data, name, joined)
+            table = pd.read_csv(joined)
+            featurized = list(UniMol2FeatureExtractor().featurize(table["smiles"], num_workers=workers))
+            used = [molecule.error is None for molecule in featurized]
+            kept = [molecule for molecule in featurized if molecule.error is None]
+            vectors = {"pretrained": [embeddings_of(pretrained, kept)] * len(SEEDS)}
+            vectors["from scratch"] = [embeddings_of(each, kept) for each in scratch]
+            made[name] = table[used], vectors
+        table, vectors = made[name]
+        for kind, seed in ((kind, seed) for kind in vectors for seed in SEEDS):
+            errors = probe(vectors[kind][seed], table[target].to_numpy(float), table[f"seed{seed}"].to_numpy())
+            runs.append({"dataset": name, "target": target, "weights": kind, "seed": seed, **errors})
+    (HERE / "probe.json").write_text(json.dumps({"model": str(model), "runs": runs}, indent=1) + "\n")
+    text = as_markdown(runs)
+    (HERE / "probe.md").write_text(text)
+    print(text)
+
+
+def as_markdown(runs: list[dict[str, Any]]) -> str:
+    lines = [
+        "Linear probe of frozen embeddings, test MAE, mean (standard deviation) of three split seeds.",
+        "",
+        "| target | pretrained | from scratch | difference, seed by seed | predict the mean |",
+        "|---|---|---|---|---|",
+    ]
+    for _, target in TASKS:
+        mae = {
+            kind: [run["mae"] for run in runs if run["target"] == target and run["weights"] == kind]
+            for kind in ("pretrained", "from scratch")
+        }
+        cells = [f"{statistics.mean(values):.3f} ({statistics.stdev(values):.3f})" for values in mae.values()]
+        gaps = ", ".join(f"{a - b:+.3f}" for a, b in zip(*mae.values(), strict=True))
+        trivial = statistics.mean(run["mean_mae"] for run in runs if run["target"] == target)
+        lines.append(f"| {target} | {' | '.join(cells)} | {gaps} | {trivial:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    typer.run(main)
