@@ -1,7 +1,9 @@
 """The pretraining task's statistics, the sampling plan, and streams that any process finds again."""
 
+import pickle
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -327,6 +329,22 @@ class TestStream:
             ConformerLibrary(tmp_path)
         with pytest.raises(TableError, match="neither a folder nor a data set"):
             ConformerLibrary(tmp_path / "nowhere")
+
+    def test_a_data_set_on_the_hub_is_read_by_its_urls(
+        self, library_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`datasets` resolves the id; there is no network here, so its answer is given."""
+        files = [f"file://{path}" for path in sorted((library_dir / "conformers").glob("*.parquet"))]
+        builder = SimpleNamespace(config=SimpleNamespace(data_files={"train": files}))
+        monkeypatch.setattr("unimol2_hf.pretraining.stream.load_dataset_builder", lambda _: builder)
+        remote, local = ConformerLibrary("org/conformers"), ConformerLibrary(library_dir)
+        assert remote.index().shard_sizes == local.index().shard_sizes
+        assert remote.row(1, 2)["smiles"] == local.row(1, 2)["smiles"]
+
+    def test_it_travels_to_spawned_workers(self, library_dir: Path) -> None:
+        stream = make_stream(library_dir)
+        stream.step(0)
+        assert samples_of(pickle.loads(pickle.dumps(stream)).step(3)) == samples_of(stream.step(3))
 
     def test_a_table_of_another_kind_is_refused(self, tmp_path: Path) -> None:
         import pandas as pd

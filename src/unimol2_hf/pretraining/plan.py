@@ -6,7 +6,6 @@ section 3), and visits them in an order in which few shards are in use at a time
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +77,7 @@ class SamplingPlan:
         self._index, self._seed, self._open_shards = index, seed, open_shards
         self._shard_ends = np.cumsum(index.shard_sizes)
         self._temperature = temperature
-        self._epoch_order = lru_cache(maxsize=2)(self._order_of_epoch)
+        self._orders: dict[int, IntArray] = {}
         self.row_probabilities = np.full(len(self._rows), 1 / len(self._rows))
         if temperature is not None:
             # Scaffold after scaffold: equally spaced draws then meet each as often as its probability says.
@@ -101,7 +100,7 @@ class SamplingPlan:
         parts = []
         while count:
             epoch, place = divmod(first, len(self))
-            part = self._epoch_order(epoch)[place : place + count]
+            part = self._order(epoch)[place : place + count]
             parts.append(part)
             first, count = first + len(part), count - len(part)
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
@@ -129,6 +128,13 @@ class SamplingPlan:
         counts = np.diff(np.floor(shares * len(self) + random.random()), prepend=0.0)
         draws[self._rows[order]] = counts
         return draws
+
+    def _order(self, epoch: int) -> IntArray:
+        if epoch not in self._orders:
+            # Steps may reach into the next epoch; no other is kept.
+            self._orders = {known: order for known, order in self._orders.items() if abs(known - epoch) == 1}
+            self._orders[epoch] = self._order_of_epoch(epoch)
+        return self._orders[epoch]
 
     def _order_of_epoch(self, epoch: int) -> IntArray:
         random = self._random(epoch, 1)

@@ -148,7 +148,7 @@ def make_data(
         settings.max_pairs,
         share,
     )
-    return index, plan, stream, validation_batches(settings, shards, plan, index, held_out)
+    return index, plan, stream, validation_batches(settings, shards, plan, index, held_out, share)
 
 
 def validation_batches(
@@ -157,13 +157,20 @@ def validation_batches(
     plan: SamplingPlan,
     index: LibraryIndex,
     held_out: NDArray[np.int64],
+    share: Share,
 ) -> list[Mapping[str, Any]]:
-    """Padded batches of the held-out molecules; conformers, masks and noise are the same in every run."""
+    """This process's padded batches of the held-out molecules; conformers, masks and noise are every run's."""
     collator = DataCollatorForUniMol2Pretraining(noise=settings.noise_settings(), seed=_VALIDATION_SEED)
     order, places = plan.shard_of(held_out), plan.place_in_shard(held_out)
-    rows = [{**shards.row(int(order[n]), int(places[n])), DRAW: int(held_out[n])} for n in range(len(held_out))]
+
+    def row(number: int) -> dict[str, Any]:
+        return {**shards.row(int(order[number]), int(places[number])), DRAW: int(held_out[number])}
+
+    # Read shard after shard, whatever the batches: the held-out rows are few, the open shards too.
     batches = plan_batches(index.num_heavy_atoms[held_out].tolist(), settings.max_rows, settings.max_pairs)
-    return [collator([rows[place] for place in batch]) for batch in batches]
+    own = batches[share.rank :: share.world_size]
+    rows = {number: row(number) for number in sorted(number for batch in own for number in batch)}
+    return [collator([rows[number] for number in batch]) for batch in own]
 
 
 def _claim(output_dir: Path, settings: PretrainSettings) -> None:
@@ -212,7 +219,7 @@ def _announce(
     table.add_row("steps", f"{settings.max_steps:,} of {settings.samples_per_step:,} samples")
     table.add_row("from", "random weights" if checkpoint is None else checkpoint.name)
     console.print(table)
-    if share > MOST_OF_ONE_SCAFFOLD:
+    if settings.scaffold_temperature is not None and share > MOST_OF_ONE_SCAFFOLD:
         console.print(
             f"[bold yellow]warning:[/] {share:.0%} of all draws are of one scaffold; raise scaffold_temperature for a "
             "library in which one is so frequent, or set it to null",

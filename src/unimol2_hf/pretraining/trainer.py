@@ -35,7 +35,7 @@ class UniMol2PretrainingTrainer(Trainer):
 
     Args:
         stream: training data; give it to `train_dataset` nowhere else.
-        validation: padded batches with fixed noise, shared among processes.
+        validation: this process's share of the padded batches with fixed noise.
         (others): as `Trainer`.
     """
 
@@ -127,8 +127,8 @@ class UniMol2PretrainingTrainer(Trainer):
     ) -> dict[str, float]:
         """Losses and errors on the validation batches, the same noise every time."""
         model: Any = self.accelerator.unwrap_model(self.model)
-        own = self._validation[self.args.process_index :: self.args.world_size]
-        sums = torch.tensor(validation_sums(model, (self._prepare_inputs(batch) for batch in own)), dtype=torch.float64)
+        batches = (self._prepare_inputs(batch) for batch in self._validation)
+        sums = torch.tensor(validation_sums(model, batches), dtype=torch.float64)
         if self.args.world_size > 1:
             moved = sums.to(self.args.device)
             torch.distributed.all_reduce(moved)
