@@ -66,7 +66,7 @@ class LibraryStatistics:
             "3D conformers": self.conformers_3d,
             "2D conformers": self.conformers_2d,
             "mean heavy atoms": sum(n * c for n, c in self.heavy_atoms.items()) / max(1, self.molecules),
-            "failed": sum(self.failed.values()),
+            "failed or duplicate": sum(self.failed.values()),
         }
 
 
@@ -124,16 +124,17 @@ def write_statistics(libraries: Sequence[LibraryStatistics], output_dir: Path, c
     ]
     (output_dir / STATISTICS_FILE).write_text(json.dumps(content, indent=1) + "\n")
     _draw(libraries, output_dir / STATISTICS_FIGURE)
-    summaries = [each.summary() for each in libraries]
-    table = Table(*summaries[0], title="conformer libraries")
-    for summary in summaries:
-        table.add_row(*(f"{value:,.2f}" if isinstance(value, float) else _text(value) for value in summary.values()))
+    names, *rows = zip(*(each.summary().items() for each in libraries), strict=True)
+    # One column for each library: a terminal is narrow.
+    table = Table("", *(str(value) for _, value in names))
+    for row in rows:
+        table.add_row(row[0][0], *(_text(value) for _, value in row))
     console.print(table)
     console.print(f"written: {output_dir / STATISTICS_FILE}, {output_dir / STATISTICS_FIGURE}", highlight=False)
 
 
 def _text(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 
 def _draw(libraries: Sequence[LibraryStatistics], path: Path) -> None:
