@@ -74,7 +74,7 @@ class TestCollatorStatistics:
         collator = DataCollatorForUniMol2Pretraining(seed=4)
         noise = []
         for number in range(SAMPLES):
-            features, clean, _ = collator._sample({**library_rows[number % len(library_rows)], DRAW: number})
+            features, clean, _ = collator.sample({**library_rows[number % len(library_rows)], DRAW: number})
             noise.append(features["coordinates"] - clean)
         values = np.concatenate([each.ravel() for each in noise])
         assert values.std() == pytest.approx(0.2, abs=0.001)
@@ -114,7 +114,7 @@ class TestCollatorStatistics:
     def test_conformers_are_drawn_evenly(self, library_rows: list[dict[str, Any]]) -> None:
         collator = DataCollatorForUniMol2Pretraining(noise=NoiseSettings(drop_graph_probability=1.0))
         row = max(library_rows, key=lambda each: len(each["atomic_numbers"]))
-        found = [collator._sample({**row, DRAW: number})[1] for number in range(3000)]
+        found = [collator.sample({**row, DRAW: number})[1] for number in range(3000)]
         known = [
             np.reshape(each, (-1, 3)) for each, three in zip(row["conformers"], row["is_3d"], strict=True) if three
         ]

@@ -75,21 +75,16 @@ class BuildSettings:
         if self.rows_per_shard < 1 or self.num_workers < 0:
             raise TableError(f"rows_per_shard={self.rows_per_shard} must be at least 1, num_workers at least 0")
         # The featurizer's own rules, told before the first molecule.
-        UniMol2FeatureExtractor(max_atoms=self.max_atoms, **asdict(self.conformer_settings()))
-
-    def conformer_settings(self) -> "_ConformerArguments":
-        return _ConformerArguments(self.num_conformers, self.include_2d, self.seed, self.embed_timeout)
+        UniMol2FeatureExtractor(
+            max_atoms=self.max_atoms,
+            num_conformers=self.num_conformers,
+            include_2d=self.include_2d,
+            seed=self.seed,
+            embed_timeout=self.embed_timeout,
+        )
 
     def of_output(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "num_workers"}
-
-
-@dataclass(frozen=True)
-class _ConformerArguments:
-    num_conformers: int
-    include_2d: bool
-    seed: int
-    embed_timeout: int
 
 
 @dataclass
@@ -190,7 +185,7 @@ class _FirstRows:
 
     def remember_shard(self, path: Path) -> None:
         """The molecules of a shard that was finished before."""
-        table = pq.read_table(path, columns=["row", "smiles", "scaffold", "error"]).to_pydict()
+        table = pq.read_table(path, columns=["row", "smiles"]).to_pydict()
         for number, smiles in zip(table["row"], table["smiles"], strict=True):
             self._rows.setdefault(_digest(smiles), number)
 

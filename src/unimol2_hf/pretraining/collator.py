@@ -78,7 +78,7 @@ class DataCollatorForUniMol2Pretraining:
             UniMol2Error: a row has no conformer, or conformers that do not fit its atoms.
             MoleculeError: RDKit cannot read a row's SMILES.
         """
-        samples = [self._sample(row) for row in rows]
+        samples = [self.sample(row) for row in rows]
         batch: dict[str, Tensor] = dict(self.feature_extractor.pad([features for features, _, _ in samples]))
         atoms = batch["attention_mask"].numpy()
         clean, labels = _padded(samples, atoms.shape)
@@ -88,7 +88,7 @@ class DataCollatorForUniMol2Pretraining:
         batch["labels"] = torch.from_numpy(labels)
         return batch
 
-    def _sample(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], FloatArray, NDArray[np.int64]]:
+    def sample(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], FloatArray, NDArray[np.int64]]:
         """Noised model input, clean coordinates and labels of one row."""
         random = self._random(row)
         noise = self.noise

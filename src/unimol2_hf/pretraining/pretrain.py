@@ -35,7 +35,7 @@ from .trainer import (
 
 CHECKPOINTS, MODEL, LOG_FILE, SETTINGS_FILE = "checkpoints", "model", "log_history.json", "settings.json"
 MOST_OF_ONE_SCAFFOLD = 0.25  # of the draws, before the user is warned
-_VALIDATION_SEED = 2**32 - 1  # noise of the validation set: no run's own
+VALIDATION_SEED = 2**32 - 1  # noise of the validation set: no run's own
 
 
 def pretrain(settings: PretrainSettings, console: Console) -> list[dict[str, float]]:
@@ -160,7 +160,7 @@ def validation_batches(
     share: Share,
 ) -> list[Mapping[str, Any]]:
     """This process's padded batches of the held-out molecules; conformers, masks and noise are every run's."""
-    collator = DataCollatorForUniMol2Pretraining(noise=settings.noise_settings(), seed=_VALIDATION_SEED)
+    collator = DataCollatorForUniMol2Pretraining(noise=settings.noise_settings(), seed=VALIDATION_SEED)
     order, places = plan.shard_of(held_out), plan.place_in_shard(held_out)
 
     def row(number: int) -> dict[str, Any]:

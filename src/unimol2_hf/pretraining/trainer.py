@@ -43,7 +43,8 @@ class UniMol2PretrainingTrainer(Trainer):
         super().__init__(*args, train_dataset=stream, eval_dataset=validation, **kwargs)
         self.control: TrainerControl
         self._stream, self._validation = stream, validation
-        self._sums = dict.fromkeys(LOSSES, 0.0)
+        # Kept where they are computed: a number read from a GPU waits for it.
+        self._sums: dict[str, Tensor | float] = dict.fromkeys(LOSSES, 0.0)
         self._summed_steps = 0
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -63,29 +64,32 @@ class UniMol2PretrainingTrainer(Trainer):
     ) -> Tensor:
         """Forward and backward over this process's micro-batches; gradients meet at the last one."""
         model.train()
+        counts = [_masked(batch) for batch in inputs["micro_batches"]]
         batches = self._prepare_inputs(inputs["micro_batches"])
-        masked = self._over_processes(sum(_masked(batch) for batch in batches))
+        masked = max(1.0, self._over_processes(sum(counts)))
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches):
             with _without_sync(model, number < len(batches) - 1):
-                parts = self._weighted_losses(model, batch, masked, inputs["samples"])
+                molecules = len(batch["input_ids"])
+                parts = self._weighted_losses(model, batch, counts[number] / masked, molecules / inputs["samples"])
                 loss = torch.stack(parts).sum()
                 # The gradient is averaged over processes; each holds its share of a sum.
                 self.accelerator.backward(loss * self.args.world_size)
             total += loss.detach()
             for name, part in zip(LOSSES, parts, strict=True):
-                self._sums[name] += float(part.detach())
+                self._sums[name] = self._sums[name] + part.detach()
         self._summed_steps += 1
         if not math.isfinite(float(total)):
             self._stop(inputs, batches)
         return total * self.args.world_size
 
-    def _weighted_losses(self, model: nn.Module, batch: Batch, masked: float, samples: int) -> list[Tensor]:
+    def _weighted_losses(
+        self, model: nn.Module, batch: Batch, share_of_masked: float, share_of_molecules: float
+    ) -> list[Tensor]:
         """The batch's part of the step's token, coordinate and distance loss."""
         with self.compute_loss_context_manager():
             output: UniMol2PreTrainingOutput = model(**batch)
-        share = len(batch["input_ids"]) / samples
-        weights = (_masked(batch) / max(1.0, masked), share, share)
+        weights = (share_of_masked, share_of_molecules, share_of_molecules)
         losses = (output.token_loss, output.coordinate_loss, output.distance_loss)
         return [weight * loss for weight, loss in zip(weights, losses, strict=True) if loss is not None]
 
@@ -115,7 +119,7 @@ class UniMol2PretrainingTrainer(Trainer):
         """Adds the three losses to the logged mean loss, over the same steps."""
         if "loss" in logs and self._summed_steps:
             for name in LOSSES:
-                logs[name] = self._over_processes(self._sums[name]) / self._summed_steps
+                logs[name] = self._over_processes(float(self._sums[name])) / self._summed_steps
             self._sums, self._summed_steps = dict.fromkeys(LOSSES, 0.0), 0
         super().log(logs, start_time)
 
