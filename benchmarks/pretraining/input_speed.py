@@ -6,7 +6,6 @@
 One process, one thread: the plan, conformers drawn, noise, alignment, graph features, padding.
 """
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Annotated
 
 import torch
 import typer
+from report import write_report
 
 from unimol2_hf.pretraining.collator import DataCollatorForUniMol2Pretraining
 from unimol2_hf.pretraining.plan import SamplingPlan
 from unimol2_hf.pretraining.stream import ConformerLibrary, PretrainingStream
-
-HERE = Path(__file__).parent
 
 
 def main(
@@ -52,11 +50,7 @@ def main(
         "molecules": len(index),
         "seconds_to_plan_an_epoch": planned,
     }
-    (HERE / "input_speed.json").write_text(json.dumps(report, indent=1) + "\n")
-    lines = [f"| {name.replace('_', ' ')} | {value:,.4g} |" for name, value in report.items()]
-    text = "\n".join(["| one core | |", "|---|---|", *lines]) + "\n"
-    (HERE / "input_speed.md").write_text(text)
-    print(text)
+    write_report("input_speed", "one core", report)
 
 
 if __name__ == "__main__":

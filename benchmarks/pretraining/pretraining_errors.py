@@ -8,7 +8,6 @@ that are not held out, with an atom's bonds (how many single, double, triple, ar
 molecule, which the model is shown for half of them.
 """
 
-import json
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rdkit import Chem
+from report import write_report
 
 from unimol2_hf import UniMol2ForPreTraining
 from unimol2_hf.pretraining.collator import DRAW, DataCollatorForUniMol2Pretraining
@@ -24,7 +24,6 @@ from unimol2_hf.pretraining.settings import read_settings
 from unimol2_hf.pretraining.stream import ConformerLibrary, Share
 from unimol2_hf.pretraining.trainer import held_out_rows, validation_metrics, validation_sums
 
-HERE = Path(__file__).parent
 CARBON = 6
 BOND_TYPES = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
 Bonds = tuple[int, ...]
@@ -86,11 +85,7 @@ def main(
         "coordinate_loss": found["coordinate_loss"],
         "distance_loss": found["distance_loss"],
     }
-    (HERE / "pretraining_errors.json").write_text(json.dumps(report, indent=1) + "\n")
-    lines = [f"| {name.replace('_', ' ')} | {value:,.4g} |" for name, value in report.items()]
-    text = "\n".join(["| held-out molecules, fixed noise | |", "|---|---|", *lines]) + "\n"
-    (HERE / "pretraining_errors.md").write_text(text)
-    print(text)
+    write_report("pretraining_errors", "held-out molecules, fixed noise", report)
 
 
 if __name__ == "__main__":

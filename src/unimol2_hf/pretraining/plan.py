@@ -4,7 +4,6 @@ An epoch draws as many samples as the library has molecules, with the probabilit
 section 3), and visits them in an order in which few shards are in use at a time. Steps count through the epochs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,14 +75,15 @@ class SamplingPlan:
             raise UniMol2Error(f"no molecule is left to draw: {len(index)} usable ones, all held out")
         self._index, self._seed, self._open_shards = index, seed, open_shards
         self._shard_ends = np.cumsum(index.shard_sizes)
+        self._shard_starts = self._shard_ends - np.array(index.shard_sizes)
         self._temperature = temperature
         self._orders: dict[int, IntArray] = {}
-        self.row_probabilities = np.full(len(self._rows), 1 / len(self._rows))
-        if temperature is not None:
-            # Scaffold after scaffold: equally spaced draws then meet each as often as its probability says.
-            _, members, counts = np.unique(index.scaffolds[self._rows], return_inverse=True, return_counts=True)
-            self._members = members
-            self.row_probabilities = (scaffold_probabilities(counts, temperature) / counts)[members]
+        _, self._members, counts = np.unique(index.scaffolds[self._rows], return_inverse=True, return_counts=True)
+        # Of each scaffold: by the softmax, or by its molecules' number.
+        self._probabilities = (
+            counts / counts.sum() if temperature is None else scaffold_probabilities(counts, temperature)
+        )
+        self._row_probabilities = (self._probabilities / counts)[self._members]
 
     def __len__(self) -> int:
         """Samples of an epoch: as many as there are molecules to draw from."""
@@ -91,9 +91,7 @@ class SamplingPlan:
 
     def largest_scaffold_share(self) -> float:
         """The part of all draws that the most drawn scaffold gets."""
-        _, members = np.unique(self._index.scaffolds[self._rows], return_inverse=True)
-        shares = np.bincount(members, weights=self.row_probabilities)
-        return float(shares.max())
+        return float(self._probabilities.max())
 
     def samples(self, first: int, count: int) -> IntArray:
         """Row numbers of the samples `first` to `first + count - 1`, counted through all epochs."""
@@ -111,8 +109,7 @@ class SamplingPlan:
 
     def place_in_shard(self, rows: IntArray) -> IntArray:
         """The place of each row among the molecules of its shard."""
-        starts = self._shard_ends - np.array(self._index.shard_sizes)
-        return rows - starts[self.shard_of(rows)]
+        return rows - self._shard_starts[self.shard_of(rows)]
 
     def draws_of_epoch(self, epoch: int) -> IntArray:
         """How often each row comes in an epoch; a scaffold's total is within 1 of its probability's."""
@@ -121,9 +118,10 @@ class SamplingPlan:
             draws[self._rows] = 1
             return draws
         random = self._random(epoch, 0)
-        # Members of a scaffold in a new order every epoch: its draws go to others each time.
+        # Scaffold after scaffold: equally spaced draws then meet each as often as its probability says. Its members
+        # come in a new order every epoch: the draws go to others each time.
         order = np.lexsort((random.random(len(self)), self._members))
-        shares = np.cumsum(self.row_probabilities[order])
+        shares = np.cumsum(self._row_probabilities[order])
         shares[-1] = 1.0  # whatever rounding made of it
         counts = np.diff(np.floor(shares * len(self) + random.random()), prepend=0.0)
         draws[self._rows[order]] = counts
@@ -139,16 +137,13 @@ class SamplingPlan:
     def _order_of_epoch(self, epoch: int) -> IntArray:
         random = self._random(epoch, 1)
         draws = self.draws_of_epoch(epoch)
-        starts = self._shard_ends - np.array(self._index.shard_sizes)
         shards = random.permutation(len(self._index.shard_sizes))
         blocks = [shards[start : start + self._open_shards] for start in range(0, len(shards), self._open_shards)]
-        order = [self._mixed(block, starts, draws, random) for block in blocks]
+        order = [self._mixed(block, draws, random) for block in blocks]
         return np.concatenate(order)
 
-    def _mixed(
-        self, shards: Sequence[int] | IntArray, starts: IntArray, draws: IntArray, random: np.random.Generator
-    ) -> IntArray:
-        rows = np.concatenate([np.arange(starts[shard], self._shard_ends[shard]) for shard in shards])
+    def _mixed(self, shards: IntArray, draws: IntArray, random: np.random.Generator) -> IntArray:
+        rows = np.concatenate([np.arange(self._shard_starts[each], self._shard_ends[each]) for each in shards])
         return random.permutation(np.repeat(rows, draws[rows]))
 
     def _random(self, epoch: int, purpose: int) -> np.random.Generator:

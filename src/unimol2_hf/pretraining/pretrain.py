@@ -31,6 +31,7 @@ from .trainer import (
     held_out_rows,
     last_complete_checkpoint,
     remove_incomplete_checkpoints,
+    step_of,
 )
 
 CHECKPOINTS, MODEL, LOG_FILE, SETTINGS_FILE = "checkpoints", "model", "log_history.json", "settings.json"
@@ -60,7 +61,7 @@ def pretrain(settings: PretrainSettings, console: Console) -> list[dict[str, flo
     share = Share(args.process_index, args.world_size)
     library, plan, stream, validation = make_data(settings, share)
     checkpoint = last_complete_checkpoint(output_dir / CHECKPOINTS)
-    stream.first_step = _step_of(checkpoint)
+    stream.first_step = 0 if checkpoint is None else step_of(checkpoint)
     average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay)
     if average is not None and checkpoint is not None:
         average.load(checkpoint)
@@ -197,10 +198,6 @@ def _claim(output_dir: Path, settings: PretrainSettings) -> None:
     else:
         write_json_whole(path, decisive)
     remove_incomplete_checkpoints(output_dir / CHECKPOINTS)
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
 
 
 def _announce(

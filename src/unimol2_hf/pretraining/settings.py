@@ -120,14 +120,14 @@ def read_settings(path: Path) -> PretrainSettings:
     return PretrainSettings(**{name: _typed(path, name, value) for name, value in content.items()})
 
 
-_NUMBERS: dict[str, type] = {"int": int, "float": float, "float | None": float}
+_NUMBERS: dict[Any, type] = {int: int, float: float, float | None: float}
 
 
 def _typed(path: Path, name: str, value: Any) -> Any:
     """YAML 1.1 reads 1e-4 as text: numbers are made of what looks like one."""
     kind = next(entry.type for entry in fields(PretrainSettings) if entry.name == name)
-    number = _NUMBERS.get(str(getattr(kind, "__name__", kind)) if isinstance(kind, type) else str(kind))
-    if number is None or (value is None and "None" in str(kind)):
+    number = _NUMBERS.get(kind)
+    if number is None or (value is None and kind == float | None):
         return value
     try:
         made = number(value)

@@ -241,7 +241,7 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is whole; None if there is none."""
     found = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE_FILE}")]
-    return max(found, key=_step_of, default=None)
+    return max(found, key=step_of, default=None)
 
 
 def remove_incomplete_checkpoints(folder: Path) -> None:
@@ -250,7 +250,8 @@ def remove_incomplete_checkpoints(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _step_of(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The optimiser update after which a checkpoint was saved."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
