@@ -1,7 +1,6 @@
 """Libraries to Parquet: one row for each row, the same after any kill, with its reason where it failed."""
 
 import json
-import multiprocessing
 import os
 import random
 import time
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from conftest import MIXED_SMILES
 from embed_job import run as run_job
+from kills import forkserver, run_whole
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rich.console import Console
@@ -228,17 +228,14 @@ def test_command_line(tmp_path: Path, library: Path, model_dir: str) -> None:
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path, library: Path, model_dir: str) -> None:
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["unimol2_hf.library.embed"])
+    processes = forkserver("unimol2_hf.library.embed")
 
     def start(name: str) -> Any:
         process = processes.Process(target=run_job, args=(str(library), str(tmp_path / name), model_dir))
         process.start()
         return process
 
-    whole = start("whole")
-    whole.join()
-    assert whole.exitcode == 0
+    run_whole(processes, run_job, str(library), str(tmp_path / "whole"), model_dir)
     shards = len(finished_shards(tmp_path / "whole" / "embeddings"))
     moments = random.Random(0)
     workers: list[psutil.Process] = []

@@ -66,7 +66,7 @@ class UniMol2PretrainingTrainer(Trainer):
         model.train()
         counts = [_masked(batch) for batch in inputs["micro_batches"]]
         batches = self._prepare_inputs(inputs["micro_batches"])
-        masked = max(1.0, self._over_processes(sum(counts)))
+        masked = max(1.0, self._over_processes([sum(counts)])[0])
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches):
             with _without_sync(model, number < len(batches) - 1):
@@ -93,12 +93,14 @@ class UniMol2PretrainingTrainer(Trainer):
         losses = (output.token_loss, output.coordinate_loss, output.distance_loss)
         return [weight * loss for weight, loss in zip(weights, losses, strict=True) if loss is not None]
 
-    def _over_processes(self, value: float) -> float:
+    def _over_processes(self, values: list[float]) -> list[float]:
+        """Each value's sum over all processes."""
         if self.args.world_size == 1:
-            return value
-        made = torch.tensor(value, device=self.args.device, dtype=torch.float64)
+            return values
+        made = torch.tensor(values, device=self.args.device, dtype=torch.float64)
         torch.distributed.all_reduce(made)
-        return float(made)
+        sums: list[float] = made.tolist()
+        return sums
 
     def _stop(self, inputs: Mapping[str, Any], batches: list[Batch]) -> None:
         """Save what led to a loss that is not finite, and end."""
@@ -118,8 +120,8 @@ class UniMol2PretrainingTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the three losses to the logged mean loss, over the same steps."""
         if "loss" in logs and self._summed_steps:
-            for name in LOSSES:
-                logs[name] = self._over_processes(float(self._sums[name])) / self._summed_steps
+            sums = self._over_processes([float(self._sums[name]) for name in LOSSES])
+            logs.update({name: value / self._summed_steps for name, value in zip(LOSSES, sums, strict=True)})
             self._sums, self._summed_steps = dict.fromkeys(LOSSES, 0.0), 0
         super().log(logs, start_time)
 
@@ -132,12 +134,8 @@ class UniMol2PretrainingTrainer(Trainer):
         """Losses and errors on the validation batches, the same noise every time."""
         model: Any = self.accelerator.unwrap_model(self.model)
         batches = (self._prepare_inputs(batch) for batch in self._validation)
-        sums = torch.tensor(validation_sums(model, batches), dtype=torch.float64)
-        if self.args.world_size > 1:
-            moved = sums.to(self.args.device)
-            torch.distributed.all_reduce(moved)
-            sums = moved.cpu()
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in validation_metrics(sums.tolist()).items()}
+        sums = self._over_processes(validation_sums(model, batches))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in validation_metrics(sums).items()}
         self.log(metrics)
         control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.control = control
