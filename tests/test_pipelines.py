@@ -15,10 +15,13 @@ from transformers import pipeline
 from unimol2_hf import (
     MoleculeError,
     SmilesParseError,
+    UniMol2Config,
     UniMol2FeatureExtractor,
     UniMol2ForPreTraining,
     UniMol2ForPropertyRegression,
+    UniMol2Model,
 )
+from unimol2_hf.packed_linear import PackedFeedForward, PackedLinear
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -180,3 +183,78 @@ def test_compiled_answers_are_the_same(
         assert one["error"] == other["error"]
         if one["error"] is None:
             assert np.abs(one["embedding"] - other["embedding"]).max() <= 1e-5
+
+
+class TestPackedWeights:
+    def smiles(self) -> list[str]:
+        return ["CCO", "CCC", "c1ccccc1O", "C1CC", *MIXED_SMILES[:8]]
+
+    def packed(self, model: Any) -> Any:
+        made = MoleculeEmbeddingPipeline(model=model.eval(), feature_extractor=UniMol2FeatureExtractor())
+        made.pack_weights()
+        return made
+
+    def assert_same(self, one: Any, other: Any) -> None:
+        results = [pipe(self.smiles(), batch_size=3) for pipe in (one, other)]
+        for first, second in zip(*results, strict=True):
+            assert first["error"] == second["error"]
+            if first["error"] is None:
+                assert np.abs(first["embedding"] - second["embedding"]).max() <= 1e-5
+
+    def test_the_answers_are_the_same(self, pretraining_model: UniMol2ForPreTraining) -> None:
+        model = pretraining_model.unimol2
+        plain = MoleculeEmbeddingPipeline(model=copy.deepcopy(model).eval(), feature_extractor=UniMol2FeatureExtractor())
+        packed = self.packed(model)
+        assert any(type(module) is PackedLinear for module in model.modules())
+        assert any(type(module) is PackedFeedForward for module in model.modules())
+        self.assert_same(packed, plain)
+        first = [module for module in model.layers[0].modules() if isinstance(module, PackedLinear)]
+        assert all(module._packed is not None for module in first)
+
+    def test_changed_weights_are_used(self, pretraining_model: UniMol2ForPreTraining) -> None:
+        packed = self.packed(pretraining_model.unimol2)
+        before = packed("CCO")["embedding"]
+        other = UniMol2ForPreTraining(pretraining_model.config).unimol2
+        packed.model.load_state_dict(other.state_dict())
+        plain = MoleculeEmbeddingPipeline(model=other.eval(), feature_extractor=UniMol2FeatureExtractor())
+        assert np.abs(packed("CCO")["embedding"] - before).max() > 1e-3
+        self.assert_same(packed, plain)
+
+    def test_gradients_are_the_plain_ones(self, pretraining_model: UniMol2ForPreTraining) -> None:
+        batch = UniMol2FeatureExtractor()(["CCO", "c1ccccc1O"])
+        packed = self.packed(copy.deepcopy(pretraining_model.unimol2))
+        packed("CCO")
+        gradients = []
+        for model in (packed.model, pretraining_model.unimol2.eval()):
+            model(**batch).pooler_output.sum().backward()
+            gradients.append({name: value.grad for name, value in model.named_parameters()})
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, value in gradients[0].items():
+            assert (value is None) == (gradients[1][name] is None)
+            if value is not None:
+                torch.testing.assert_close(value, gradients[1][name])
+
+    def test_it_can_be_copied_and_saved(self, pretraining_model: UniMol2ForPreTraining, tmp_path: Path) -> None:
+        packed = self.packed(pretraining_model.unimol2)
+        expected = packed("CCO")["embedding"]
+        twin = MoleculeEmbeddingPipeline(
+            model=copy.deepcopy(packed.model), feature_extractor=packed.feature_extractor
+        )
+        np.testing.assert_allclose(twin("CCO")["embedding"], expected, atol=1e-6)
+        packed.model.save_pretrained(tmp_path)
+        again = type(packed.model).from_pretrained(tmp_path).eval()
+        plain = MoleculeEmbeddingPipeline(model=again, feature_extractor=packed.feature_extractor)
+        self.assert_same(packed, plain)
+
+    def test_another_activation_stays(self) -> None:
+        config = UniMol2Config.from_scale("micro", hidden_act="relu")
+        model = UniMol2Model(config)
+        plain = MoleculeEmbeddingPipeline(model=copy.deepcopy(model).eval(), feature_extractor=UniMol2FeatureExtractor())
+        packed = self.packed(model)
+        assert not any(type(module) is PackedFeedForward for module in model.modules())
+        self.assert_same(packed, plain)
+
+    def test_half_precision_runs_the_plain_layers(self, pretraining_model: UniMol2ForPreTraining) -> None:
+        packed = self.packed(pretraining_model.unimol2.to(torch.bfloat16))
+        assert packed("CCO")["error"] is None
+        assert all(getattr(module, "_packed", None) is None for module in packed.model.modules())

@@ -7,7 +7,8 @@
     python benchmarks/speed/against_unimol_tools.py featurize --data DIR --peer-python PEER/bin/python
 
 Each package is a process that lives through the whole measurement; they take turns over the same chunks of molecules.
-Conformers are made before any clock starts. "compiled" is `pipeline.compile_model()`: one graph for all shapes.
+Conformers are made before any clock starts. "packed" is `pipeline.pack_weights()`, which `unimol2-hf embed` does by
+itself; "compiled" is `pipeline.compile_model()`, one graph for all shapes.
 """
 
 import json
@@ -64,7 +65,7 @@ def main(
     write_weights(work_dir)
     molecules = work_dir / f"molecules_{count}.pkl"
     write_molecules(data / "biogen_adme.csv", count, molecules)
-    own = dict.fromkeys(("embed", "compiled") if what == "embed" else (what,), ("own_worker.py", work_dir / "hf"))
+    own = dict.fromkeys(("embed", "packed", "compiled") if what == "embed" else (what,), ("own_worker.py", work_dir / "hf"))
     workers = {
         name: Worker(sys.executable, *where, molecules, batch_size, threads, name) for name, where in own.items()
     }

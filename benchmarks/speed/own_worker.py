@@ -10,7 +10,7 @@ from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 
 def main(folder: str, molecules_file: str, batch_size: int, threads: int, what: str) -> None:
-    """`what`: embed (the pipeline that users call, featurisation included), compiled, or featurize."""
+    """`what`: embed (the pipeline that users call, featurisation included), packed, compiled, or featurize."""
     torch.set_num_threads(threads)
     molecules = read_molecules(molecules_file)
     extractor = UniMol2FeatureExtractor()
@@ -19,6 +19,8 @@ def main(folder: str, molecules_file: str, batch_size: int, threads: int, what: 
     else:
         model = UniMol2Model.from_pretrained(folder).eval()
         pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=extractor, device="cpu")
+        if what == "packed":
+            pipeline.pack_weights()
         if what == "compiled":
             pipeline.compile_model()
         work = lambda part: pipeline(part, batch_size=batch_size)  # noqa: E731

@@ -309,7 +309,7 @@ def conformer_record(row: MoleculeRow, molecule: FeaturizedMolecule) -> dict[str
 
 
 def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipeline:
-    """The encoder and its featurizer on the chosen device, compiled if asked for.
+    """The encoder and its featurizer on the chosen device, compiled if asked for, else packed for a CPU.
 
     Raises:
         ModelError: the folder or Hub id cannot be loaded, or there is no such device.
@@ -329,7 +329,9 @@ def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipelin
     if lacking:
         raise ModelError(f"{settings.model} is incomplete: no usable weights for {', '.join(lacking[:3])}")
     pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=extractor, device=device)
-    if settings.compile != "none":
+    if settings.compile == "none":
+        pipeline.pack_weights()
+    else:
         pipeline.compile_model(static_shapes=settings.compile == "static")
     return pipeline
 

@@ -31,6 +31,8 @@ class PretrainSettings:
         weight_decay, beta1, beta2, adam_epsilon, max_grad_norm: AdamW's, and the gradient's largest norm.
         ema_decay: of an exponential moving average of the weights, which is then what is exported; None for none.
         precision: "float32", or "bfloat16" for autocast.
+        compile: run each layer, the pair embeddings and the coordinate head through `torch.compile`, one graph for all
+            shapes; the first steps wait for the compiler.
         scaffold_temperature: of the scaffolds' softmax; None draws every molecule once an epoch.
         open_shards: shards whose molecules are mixed.
         validation_molecules: held out, the same ones for every seed; noised the same way every time.
@@ -59,6 +61,7 @@ class PretrainSettings:
     max_grad_norm: float = 1.0
     ema_decay: float | None = None
     precision: str = "float32"
+    compile: bool = False
     scaffold_temperature: float | None = 0.005
     open_shards: int = 8
     validation_molecules: int = 2000
@@ -80,6 +83,8 @@ class PretrainSettings:
                 raise TableError(f"{name} is {getattr(self, name)}; use at least 1")
         if self.save_total_limit < 2:
             raise TableError("save_total_limit must be at least 2: a kill may spoil the checkpoint being written")
+        if not isinstance(self.compile, bool):
+            raise TableError(f"compile is {self.compile!r}; use true or false")
         for name in ("save_steps", "eval_steps"):
             if getattr(self, name) < 1 or getattr(self, name) % self.logging_steps:
                 raise TableError(

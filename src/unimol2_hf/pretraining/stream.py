@@ -147,8 +147,8 @@ class PretrainingStream(IterableDataset[dict[str, Any]]):
     """Steps of pretraining, each the samples of one optimiser update, as micro-batches of like length.
 
     Yields {"step", "samples", "micro_batches"}: the step's number, its number of samples over all processes, and this
-    process's padded batches. All processes plan the same step and each takes its share of the micro-batches; the
-    samples of a step do not depend on how many processes or workers there are.
+    process's padded batches. All processes plan the same step and each takes its share of the samples; a step's
+    samples do not depend on how many processes or workers there are.
 
     Args:
         library, plan: what to draw from.
@@ -202,9 +202,8 @@ class PretrainingStream(IterableDataset[dict[str, Any]]):
         return {**self._library.row(int(shards[place]), int(places[place])), DRAW: first + place}
 
     def _own_batches(self, rows: NDArray[np.int64]) -> list[list[int]]:
-        batches = plan_batches(self._sizes[rows].tolist(), self._max_rows, self._max_pairs)
-        while len(batches) < self._share.world_size:
-            largest = max(range(len(batches)), key=lambda number: len(batches[number]))
-            half = len(batches[largest]) // 2
-            batches[largest : largest + 1] = [batches[largest][:half], batches[largest][half:]]
-        return batches[self._share.rank :: self._share.world_size]
+        lengths = self._sizes[rows]
+        # Dealt out in order of length: every process gets as many samples, and of like lengths.
+        own = np.argsort(lengths, kind="stable")[self._share.rank :: self._share.world_size]
+        batches = plan_batches(lengths[own].tolist(), self._max_rows, self._max_pairs)
+        return [own[batch].tolist() for batch in batches]

@@ -134,7 +134,9 @@ class UniMol2PretrainingTrainer(Trainer):
         """Losses and errors on the validation batches, the same noise every time."""
         model: Any = self.accelerator.unwrap_model(self.model)
         batches = (self._prepare_inputs(batch) for batch in self._validation)
-        sums = self._over_processes(validation_sums(model, batches))
+        # Graphs compiled for training are of no use here; new ones would cost more than they save.
+        with torch.compiler.set_stance("force_eager"):
+            sums = self._over_processes(validation_sums(model, batches))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in validation_metrics(sums).items()}
         self.log(metrics)
         control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
