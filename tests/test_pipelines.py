@@ -203,7 +203,9 @@ class TestPackedWeights:
 
     def test_the_answers_are_the_same(self, pretraining_model: UniMol2ForPreTraining) -> None:
         model = pretraining_model.unimol2
-        plain = MoleculeEmbeddingPipeline(model=copy.deepcopy(model).eval(), feature_extractor=UniMol2FeatureExtractor())
+        plain = MoleculeEmbeddingPipeline(
+            model=copy.deepcopy(model).eval(), feature_extractor=UniMol2FeatureExtractor()
+        )
         packed = self.packed(model)
         assert any(type(module) is PackedLinear for module in model.modules())
         assert any(type(module) is PackedFeedForward for module in model.modules())
@@ -237,9 +239,7 @@ class TestPackedWeights:
     def test_it_can_be_copied_and_saved(self, pretraining_model: UniMol2ForPreTraining, tmp_path: Path) -> None:
         packed = self.packed(pretraining_model.unimol2)
         expected = packed("CCO")["embedding"]
-        twin = MoleculeEmbeddingPipeline(
-            model=copy.deepcopy(packed.model), feature_extractor=packed.feature_extractor
-        )
+        twin = MoleculeEmbeddingPipeline(model=copy.deepcopy(packed.model), feature_extractor=packed.feature_extractor)
         np.testing.assert_allclose(twin("CCO")["embedding"], expected, atol=1e-6)
         packed.model.save_pretrained(tmp_path)
         again = type(packed.model).from_pretrained(tmp_path).eval()
@@ -249,7 +249,9 @@ class TestPackedWeights:
     def test_another_activation_stays(self) -> None:
         config = UniMol2Config.from_scale("micro", hidden_act="relu")
         model = UniMol2Model(config)
-        plain = MoleculeEmbeddingPipeline(model=copy.deepcopy(model).eval(), feature_extractor=UniMol2FeatureExtractor())
+        plain = MoleculeEmbeddingPipeline(
+            model=copy.deepcopy(model).eval(), feature_extractor=UniMol2FeatureExtractor()
+        )
         packed = self.packed(model)
         assert not any(type(module) is PackedFeedForward for module in model.modules())
         self.assert_same(packed, plain)

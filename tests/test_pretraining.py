@@ -86,6 +86,15 @@ class TestResume:
         pretrain(tiny_settings(str(library_dir), str(tmp_path), max_steps=24), QUIET)
         assert_same_losses(tmp_path, whole_run, 1e-5)
 
+    def test_it_goes_on_with_other_micro_batches(self, tmp_path: Path, library_dir: Path) -> None:
+        changes: dict[str, Any] = {"model": {**TINY_MODEL, **WITHOUT_DROPOUT}, "max_steps": 4, "ema_decay": None}
+        pretrain(tiny_settings(str(library_dir), str(tmp_path / "whole"), **changes), QUIET)
+        pretrain(tiny_settings(str(library_dir), str(tmp_path / "other"), **changes), QUIET)
+        folder = tmp_path / "other" / "checkpoints" / "checkpoint-4"
+        (folder / "complete.json").unlink()
+        pretrain(tiny_settings(str(library_dir), str(tmp_path / "other"), **{**changes, "max_rows": 2}), QUIET)
+        assert_same_losses(tmp_path / "whole", tmp_path / "other", 2e-5)
+
     def test_another_runs_folder_is_refused(self, library_dir: Path, whole_run: Path) -> None:
         with pytest.raises(TableError, match="learning_rate"):
             pretrain(tiny_settings(str(library_dir), str(whole_run), learning_rate=1e-4), QUIET)
@@ -174,6 +183,15 @@ class TestLosses:
         assert_same_losses(tmp_path / "bfloat16", tmp_path / "float32", 0.02)
         ones = [history_of(tmp_path / name)[0]["loss"] for name in ("bfloat16", "float32")]
         assert ones[0] != ones[1]
+
+    def test_compiled_the_losses_are_the_same(self, library_dir: Path, tmp_path: Path) -> None:
+        changes: dict[str, Any] = {"model": {**TINY_MODEL, **WITHOUT_DROPOUT}, "max_steps": 4, "ema_decay": None}
+        torch.compiler.reset()
+        for compile in (True, False):
+            settings = tiny_settings(str(library_dir), str(tmp_path / str(compile)), compile=compile, **changes)
+            pretrain(settings, QUIET)
+        torch.compiler.reset()
+        assert_same_losses(tmp_path / "True", tmp_path / "False", 1e-4)
 
     def test_validation_is_the_same_for_every_seed(self, library_dir: Path) -> None:
         made = [make_data(tiny_settings(str(library_dir), "unused", seed=seed), Share())[3] for seed in (0, 1)]
@@ -297,6 +315,7 @@ class TestSettings:
             ("data: a\noutput_dir: b\nnoise: {sigma: 1}", "sigma"),
             ("data: a\noutput_dir: b\nsave_steps: 150", "multiple of logging_steps"),
             ("data: a\noutput_dir: b\nsave_total_limit: 1", "at least 2"),
+            ("data: a\noutput_dir: b\ncompile: sometimes", "true or false"),
             ("data: [", "YAML"),
             ("- a", "no settings"),
         ],

@@ -1,7 +1,7 @@
 """The pretraining task's statistics, the sampling plan, and streams that any process finds again."""
 
 import pickle
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -304,6 +304,14 @@ class TestStream:
         parts = [make_stream(library_dir, Share(rank, 3)).step(5) for rank in range(3)]
         assert all(part["micro_batches"] for part in parts)
         assert sorted(sample for part in parts for sample in samples_of(part)) == samples_of(whole)
+
+    def test_processes_get_as_many_samples_of_like_lengths(self, library_dir: Path) -> None:
+        parts = [make_stream(library_dir, Share(rank, 3)).step(5)["micro_batches"] for rank in range(3)]
+        lengths = [sorted(int(n) for batch in part for n in batch["attention_mask"].sum(-1)) for part in parts]
+        assert [len(each) for each in lengths] == [4, 4, 4]
+        # Dealt like cards: the k-th shortest of one process is no longer than that of the next.
+        for one, next_one in pairwise(lengths):
+            assert all(a <= b for a, b in zip(one, next_one, strict=True))
 
     def test_workers_keep_the_order(self, library_dir: Path) -> None:
         loader = DataLoader(make_stream(library_dir), batch_size=None, num_workers=2)

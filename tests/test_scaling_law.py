@@ -85,20 +85,38 @@ class TestReadings:
         assert len(join([points, points])) == 2 * len(points)
 
 
+def write_run(folder: Path, law: ScalingLaw, millions: float, max_steps: int, decay: int = 0) -> None:
+    """Logs and weights as `unimol2-hf pretrain` writes them; losses past the start of the decay are off the law."""
+    (folder / "model").mkdir(parents=True)
+    weights = {"weight": np.zeros(round(millions * 1e6), dtype=np.int8)}
+    tables = {"unimol2.bond_embeddings.weight": np.zeros(300_000, dtype=np.int8)}
+    save_file({**weights, **tables}, folder / "model" / "model.safetensors")
+    settings = {"max_steps": max_steps, "trainer": {"lr_scheduler_kwargs": {"num_decay_steps": decay}} if decay else {}}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    steps = range(100, max_steps + 1, 100)
+    losses = [float(law.predict(millions, step)) * (0.5 if step > max_steps - decay else 1) for step in steps]
+    history = [{"step": step, "eval_loss": loss} for step, loss in zip(steps, losses, strict=True)]
+    (folder / "log_history.json").write_text(json.dumps([*history, {"step": max_steps, "loss": 1.0}]))
+
+
 def test_runs_are_read_fitted_and_judged(tmp_path: Path) -> None:
-    """Logs as `unimol2-hf pretrain` writes them, of a law that is known."""
+    """Of a law that is known: the held-out run is larger, longer, and decays its learning rate at the end."""
     law = ScalingLaw(0.4, -0.5, 6.0, -0.3, 4.0, -0.2)
-    for millions in (0.3, 0.6, 1.2, 2.4, 5.0):
-        folder = tmp_path / "runs" / f"{millions}m"
-        (folder / "model").mkdir(parents=True)
-        save_file({"weight": np.zeros(round(millions * 1e6), dtype=np.int8)}, folder / "model" / "model.safetensors")
-        steps = range(100, 3100, 100)
-        history = [{"step": step, "eval_loss": float(law.predict(millions, step))} for step in steps]
-        (folder / "log_history.json").write_text(json.dumps([*history, {"step": 3000, "loss": 1.0}]))
-    scaling_runs.fit(runs=tmp_path / "runs", drop=0.25, judged=0.75, output=tmp_path)
+    for millions in (0.3, 0.6, 1.2, 2.4):
+        write_run(tmp_path / "runs" / f"{millions}m", law, millions, 1500)
+    write_run(tmp_path / "nano", law, 5.0, 4000, decay=1000)
+    scaling_runs.fit(runs=tmp_path / "runs", largest=tmp_path / "nano", drop=0.25, judged_from=None, output=tmp_path)
     report = json.loads((tmp_path / "scaling_law.json").read_text())
-    assert report["held_out_millions"] == 5.0
-    assert report["held_out"]["r2"] > 0.99
-    assert len(json.loads((tmp_path / "losses.json").read_text())) == 5
+    assert report["millions"] == [0.3, 0.6, 1.2, 2.4, 5.0]
+    assert len(report["judged"]) == 4
+    assert all(values["r2"] > 0.99 for values in report["judged"].values())
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    assert [max(run["steps"]) for run in losses] == [1500] * 4 + [3000]
     assert (tmp_path / "scaling_law.png").stat().st_size > 10_000
     assert "held out" in (tmp_path / "scaling_law.md").read_text()
+
+
+def test_lookup_tables_count_on_request(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", ScalingLaw.published(), 0.5, 200)
+    assert scaling_runs.read_run(tmp_path / "run").parameters[0] == 0.5
+    assert scaling_runs.read_run(tmp_path / "run", tables=True).parameters[0] == 0.8

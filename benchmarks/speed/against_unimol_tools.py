@@ -57,6 +57,7 @@ def main(
     chunk: Annotated[int, typer.Option(help="molecules of a turn")] = 250,
     batch_size: Annotated[int, typer.Option()] = 32,
     repeats: Annotated[int, typer.Option(help="passes over all molecules")] = 2,
+    kinds: Annotated[str, typer.Option(help="of this package, for embed")] = "embed,packed,compiled",
     work_dir: Annotated[Path, typer.Option()] = Path("runs/speed"),
 ) -> None:
     """Write against_unimol_tools_WHAT.json, .md and .png beside this file."""
@@ -65,7 +66,7 @@ def main(
     write_weights(work_dir)
     molecules = work_dir / f"molecules_{count}.pkl"
     write_molecules(data / "biogen_adme.csv", count, molecules)
-    own = dict.fromkeys(("embed", "packed", "compiled") if what == "embed" else (what,), ("own_worker.py", work_dir / "hf"))
+    own = dict.fromkeys(kinds.split(",") if what == "embed" else (what,), ("own_worker.py", work_dir / "hf"))
     workers = {
         name: Worker(sys.executable, *where, molecules, batch_size, threads, name) for name, where in own.items()
     }

@@ -143,6 +143,19 @@ def publish(
         plt.close(figure)
 
 
+def with_earlier(name: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str]) -> list[Mapping[str, Any]]:
+    """These rows, and those of NAME.json that measure something else; of one kind of columns."""
+    path = HERE / f"{name}.json"
+    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+
+    def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[column] for column in key)
+
+    made = {identity(row): row for row in (*earlier, *rows)}
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [{column: row.get(column) for column in columns} for row in made.values()]
+
+
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]

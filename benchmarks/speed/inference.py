@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Inference beside the naive oracle of the tests, by scale, molecule size and batch, and the share of the ceiling.
 
-    python benchmarks/speed/inference.py
+    python benchmarks/speed/inference.py [--cases 84m:8:25] [--no-compiled]
 
 The naive model computes every layer and every (S, S, d^2) outer product in full; weights are the same. Runs alternate
 in one process; "packed" has its weights in oneDNN's layout, "compiled" is torch.compile with static shapes and frozen
@@ -14,26 +14,24 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from harness import counted_gflop, in_turn, machine, matrix_product_gflops, median, publish, random_batch, seconds_of
+from harness import (
+    counted_gflop,
+    in_turn,
+    machine,
+    matrix_product_gflops,
+    median,
+    publish,
+    random_batch,
+    seconds_of,
+    with_earlier,
+)
 from matplotlib.axes import Axes
 from oracle import naive
 
 from unimol2_hf import UniMol2Config, UniMol2Model
 from unimol2_hf.packed_linear import pack_linear_layers
 
-CASES = (
-    ("84m", 8, 25),
-    ("84m", 1, 25),
-    ("84m", 32, 10),
-    ("84m", 4, 50),
-    ("84m", 1, 100),
-    ("nano", 32, 25),
-    ("42m", 8, 25),
-    ("164m", 8, 25),
-    ("310m", 4, 25),
-    ("570m", 2, 25),
-    ("1.1b", 1, 25),
-)
+CASES = "84m:8:25,84m:1:25,84m:32:10,84m:4:50,84m:1:100,nano:32:25,42m:8:25,164m:8:25,310m:4:25,570m:2:25,1.1b:1:25"
 
 
 def measure(scale: str, molecules: int, atoms: int, repeats: int, compiled: bool) -> dict[str, Any]:
@@ -70,7 +68,7 @@ def measure(scale: str, molecules: int, atoms: int, repeats: int, compiled: bool
         "packed share": gflop / packed / ceiling,
         "own / packed": alone / packed,
         "compiled share": None,
-        "own / compiled": None,
+        "eager / compiled": None,
     }
     if compiled:
         torch._inductor.config.freezing = True
@@ -82,18 +80,28 @@ def measure(scale: str, molecules: int, atoms: int, repeats: int, compiled: bool
         )
         seconds = median(pairs["fast"])
         row["compiled share"] = gflop / seconds / median(pairs["ceiling"])
-        row["own / compiled"] = median(pairs["own"]) / seconds
+        row["eager / compiled"] = median(pairs["own"]) / seconds
     return row
 
 
-def main(repeats: Annotated[int, typer.Option()] = 9, threads: Annotated[int, typer.Option()] = 2) -> None:
+def main(
+    cases: Annotated[str, typer.Option(help="scale:molecules:atoms, comma-separated; other rows stay")] = CASES,
+    compiled: Annotated[bool, typer.Option(help="also the first case compiled")] = True,
+    repeats: Annotated[int, typer.Option()] = 9,
+    threads: Annotated[int, typer.Option()] = 2,
+) -> None:
     """Write inference.json, .md and .png beside this file."""
     torch.set_num_threads(threads)
-    rows = []
-    for number, (scale, molecules, atoms) in enumerate(CASES):
+    rows: list[Any] = []
+    for number, case in enumerate(cases.split(",")):
+        scale, molecules, atoms = case.split(":")[0], *map(int, case.split(":")[1:])
         few = scale in ("310m", "570m", "1.1b")
-        rows.append(measure(scale, molecules, atoms, max(3, repeats // 3) if few else repeats, number == 0))
+        rows.append(
+            measure(scale, molecules, atoms, max(3, repeats // 3) if few else repeats, compiled and number == 0)
+        )
         print(rows[-1], flush=True)
+
+    rows = with_earlier("inference", rows, ("scale", "molecules", "atoms"))
 
     def draw(axes: Axes) -> None:
         names = [f"{row['scale']}\n{row['molecules']} x {row['atoms']}" for row in rows]

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A training step (forward, backward, AdamW) beside the naive oracle: seconds and peak memory of the whole process.
 
-    python benchmarks/speed/training.py
+    python benchmarks/speed/training.py [--cases 84m:32:25] [--memory heap]
 
 Each run is a process of its own, kinds in turn. "heap" is the C library's default: large tensors lie in one heap
-whose holes are much of the peak; "mapped" gives each its own huge pages (GLIBC_TUNABLES below), for both kinds.
+whose holes are much of the peak; "mapped" gives each its own huge pages (GLIBC_TUNABLES below), for both kinds. 32 is
+the smallest batch of the paper's fine-tuning grid.
 """
 
 import os
@@ -14,22 +15,25 @@ from itertools import product
 from typing import Annotated, Any
 
 import typer
-from harness import in_turn, machine, median, publish, run_process
+from harness import in_turn, machine, median, publish, run_process, with_earlier
 from matplotlib.axes import Axes
 
-CASES = (("84m", 8, 25), ("84m", 16, 25), ("nano", 32, 25))
+CASES = "84m:8:25,84m:16:25,84m:32:25,nano:32:25"
 MALLOCS = {"heap": "", "mapped": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304"}
 KINDS = ("own", "naive")
 
 
 def main(
+    cases: Annotated[str, typer.Option(help="scale:molecules:atoms, comma-separated; other rows stay")] = CASES,
+    memory: Annotated[str, typer.Option(help=", ".join(MALLOCS))] = ",".join(MALLOCS),
     repeats: Annotated[int, typer.Option()] = 2,
     steps: Annotated[int, typer.Option()] = 3,
     threads: Annotated[int, typer.Option()] = 2,
 ) -> None:
     """Write training.json, .md and .png beside this file."""
-    rows: list[dict[str, Any]] = []
-    for (scale, molecules, atoms), malloc in product(CASES, MALLOCS):
+    rows: list[Any] = []
+    for case, malloc in product(cases.split(","), memory.split(",")):
+        scale, molecules, atoms = case.split(":")[0], *map(int, case.split(":")[1:])
         os.environ["GLIBC_TUNABLES"] = MALLOCS[malloc]
         peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
 
@@ -47,6 +51,8 @@ def main(
         row["own / naive MiB"] = peak["own"] / peak["naive"]
         rows.append(row)
         print(row, flush=True)
+
+    rows = with_earlier("training", rows, ("scale", "molecules", "atoms", "memory"))
 
     def draw(axes: Axes) -> None:
         places = range(len(rows))

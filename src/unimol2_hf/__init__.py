@@ -26,6 +26,7 @@ _EXPORTS = {
     "MoleculeError": "errors",
     "MoleculeTooLargeError": "errors",
     "MoleculeTypeError": "errors",
+    "NANO": "pretrained",
     "SanitizationError": "errors",
     "SmilesParseError": "errors",
     "TableError": "errors",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from .modeling_unimol2 import UniMol2PreTrainedModel as UniMol2PreTrainedModel
     from .modeling_unimol2 import UniMol2PreTrainingOutput as UniMol2PreTrainingOutput
     from .modeling_unimol2 import UniMol2PropertyOutput as UniMol2PropertyOutput
+    from .pretrained import NANO as NANO
     from .pretraining.collator import DataCollatorForUniMol2Pretraining as DataCollatorForUniMol2Pretraining
     from .trainer import UniMol2Trainer as UniMol2Trainer
 

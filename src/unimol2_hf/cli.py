@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .errors import UniMol2Error
+from .pretrained import NANO_NAME
 
 Result = TypeVar("Result")
 
@@ -38,7 +39,9 @@ def finetune(
     output_dir: Annotated[Path, typer.Option(help="folder for model, metrics, predictions and plot")],
     targets: Annotated[str, typer.Option(help="label columns, comma-separated")],
     smiles_column: SmilesColumn = "smiles",
-    model: Annotated[str, typer.Option(help="scale name (random weights), folder or Hub id")] = "nano",
+    model: Annotated[
+        str, typer.Option(help="unimol2-nano (pretrained), a scale name (random weights), folder or Hub id")
+    ] = NANO_NAME,
     split_column: Annotated[str | None, typer.Option(help="column with train, valid, test")] = None,
     split_method: Annotated[str, typer.Option(help="scaffold or random, where there is no split column")] = "scaffold",
     epochs: Annotated[int, typer.Option(min=1)] = 60,
@@ -48,6 +51,8 @@ def finetune(
     weight_decay: Annotated[float, typer.Option(min=0.0)] = 0.0,
     patience: Annotated[int, typer.Option(help="epochs without progress before stopping; 0: never", min=0)] = 0,
     loss: Annotated[str, typer.Option(help="smooth_l1, l1 or mse")] = "smooth_l1",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, in training")] = "float32",
+    compile: Annotated[bool, typer.Option(help="compile the layers; for long runs")] = False,
     num_conformers: Annotated[int, typer.Option(help="3D conformers a molecule", min=0)] = 1,
     include_2d: Annotated[bool, typer.Option(help="add the 2D depiction as a conformer")] = False,
     max_atoms: Annotated[int, typer.Option(help="most heavy atoms of a molecule")] = 256,
@@ -73,6 +78,8 @@ def finetune(
         weight_decay=weight_decay,
         patience=patience,
         loss=loss,
+        precision=precision,
+        compile=compile,
         num_conformers=num_conformers,
         include_2d=include_2d,
         max_atoms=max_atoms,
@@ -102,7 +109,7 @@ def predict(
 def embed(
     source: Annotated[Path, typer.Argument(help="CSV, SMI, SDF (.gz too) or Parquet; a folder of Parquet files")],
     output_dir: Annotated[Path, typer.Argument(help="folder for Parquet shards; an interrupted job goes on there")],
-    model: Annotated[str, typer.Option(help="folder or Hub id")],
+    model: Annotated[str, typer.Option(help="unimol2-nano, folder or Hub id")] = NANO_NAME,
     smiles_column: SmilesColumn = "smiles",
     id_column: Annotated[str | None, typer.Option(help="column (SDF: property) with the rows' ids")] = None,
     pooling: Annotated[str, typer.Option(help="cls or mean")] = "cls",

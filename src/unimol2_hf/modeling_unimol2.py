@@ -511,6 +511,8 @@ class UniMol2PreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["UniMol2Layer", "UniMol2AtomEmbeddings", "UniMol2PairEmbeddings"]
     _supports_sdpa = True
     _can_compile_fullgraph = True
+    # Heads of another task come with many checkpoints.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(token_head|coordinate_head|classifier)\."]
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["distance_embedding"]
     _can_record_outputs: ClassVar[dict[str, Any]] = {
         "hidden_states": UniMol2Layer,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from rich.console import Console
@@ -31,7 +32,8 @@ from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
 from ..pipeline_unimol2 import MoleculePropertyPipeline
-from ..trainer import UniMol2Trainer
+from ..pretrained import NANO_NAME, resolve_model
+from ..trainer import UniMol2Trainer, compile_blocks
 from .featurized_table import FeaturizedDataset, featurize_with_progress
 from .metrics import metrics_by_target, regression_metrics
 from .plots import save_parity_plot
@@ -51,6 +53,7 @@ FloatArray = NDArray[np.floating[Any]]
 
 SMALLEST_RELATIVE_STD = 1e-4
 LOSSES = ("smooth_l1", "l1", "mse")
+PRECISIONS = ("float32", "bfloat16")
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
@@ -59,7 +62,7 @@ class FinetuneSettings:
     """Everything that decides a fine-tuning run; the defaults suit a small model and a few thousand molecules.
 
     Attributes:
-        model: a scale name (random weights), a folder, or a Hub id.
+        model: "unimol2-nano" (pretrained, in the package), a scale name (random weights), a folder, or a Hub id.
         smiles_column, targets, split_column: columns of the table.
         split_method: "scaffold" or "random", where there is no split column.
         epochs, batch_size, learning_rate, warmup: training length and rate; warmup is a share of all steps.
@@ -67,12 +70,14 @@ class FinetuneSettings:
         patience: epochs without a better validation loss before training stops; 0 trains to the end.
         loss: "smooth_l1", "l1" or "mse", on standardised labels.
         num_conformers, include_2d: training draws one at random, evaluation takes the mean over all.
+        precision: "float32", or "bfloat16" for autocast in training.
+        compile: train compiled layers, one graph for all shapes; the first steps wait for the compiler.
         max_atoms: molecules with more heavy atoms are recorded as failed.
         seed: of split, weights, batches and conformer draws.
         num_workers: processes for conformers.
     """
 
-    model: str = "nano"
+    model: str = NANO_NAME
     smiles_column: str = "smiles"
     targets: tuple[str, ...] = ()
     split_column: str | None = None
@@ -86,11 +91,16 @@ class FinetuneSettings:
     loss: str = "smooth_l1"
     num_conformers: int = 1
     include_2d: bool = False
+    precision: str = "float32"
+    compile: bool = False
     max_atoms: int = 256
     seed: int = 0
     num_workers: int = 2
 
     def __post_init__(self) -> None:
+        self.model = resolve_model(self.model)
+        if self.precision not in PRECISIONS:
+            raise TableError(f"unknown precision {self.precision!r}; use one of {', '.join(PRECISIONS)}")
         if self.loss not in LOSSES:
             raise TableError(f"unknown loss {self.loss!r}; use one of {', '.join(LOSSES)}")
         if self.split_method not in SPLIT_METHODS:
@@ -120,6 +130,8 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
     _exclude_failed(table, molecules)
     means, stds = _label_statistics(table)
     model = load_model(settings, means, stds)
+    if settings.compile:
+        compile_blocks(model)
     trainer = _make_trainer(model, extractor, table, molecules, settings, output_dir)
     trainer.train()
     trainer.save_model(str(output_dir))
@@ -287,6 +299,8 @@ def training_arguments(settings: FinetuneSettings, output_dir: Path) -> Training
         adam_beta2=0.99,
         adam_epsilon=1e-6,
         max_grad_norm=1.0,
+        bf16=settings.precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",

@@ -28,6 +28,7 @@ from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtra
 from ..modeling_unimol2 import UniMol2Model
 from ..molecule_features import remove_hydrogens
 from ..pipeline_unimol2 import POOLINGS, MoleculeEmbeddingPipeline
+from ..pretrained import NANO_NAME, resolve_model
 from .job import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
 from .molecule_files import MoleculeRow, read_molecules
 from .shards import (
@@ -52,7 +53,7 @@ class EmbedSettings:
     """Everything that decides the output of an embedding job, and how it is computed.
 
     Attributes:
-        model: folder or Hub id.
+        model: "unimol2-nano" (comes with the package), a folder or a Hub id.
         smiles_column, id_column: columns of a table; for SDF `id_column` names a property.
         pooling: "cls" or "mean" over the atoms.
         per_atom: also one vector for each heavy atom.
@@ -69,7 +70,7 @@ class EmbedSettings:
             one graph each, CUDA graphs on a GPU).
     """
 
-    model: str
+    model: str = NANO_NAME
     smiles_column: str = "smiles"
     id_column: str | None = None
     pooling: str = "cls"
@@ -314,14 +315,12 @@ def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipelin
     Raises:
         ModelError: the folder or Hub id cannot be loaded, or there is no such device.
     """
-    device = settings.device
+    device, name = settings.device, resolve_model(settings.model)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model, loading = UniMol2Model.from_pretrained(
-            settings.model, dtype=DTYPES[settings.dtype], output_loading_info=True
-        )
-        extractor = UniMol2FeatureExtractor.from_pretrained(settings.model)
+        model, loading = UniMol2Model.from_pretrained(name, dtype=DTYPES[settings.dtype], output_loading_info=True)
+        extractor = UniMol2FeatureExtractor.from_pretrained(name)
         model = model.eval().to(device)
     except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"{settings.model} cannot be used on {device}: {error}") from error

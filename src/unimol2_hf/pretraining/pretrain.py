@@ -20,6 +20,7 @@ from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..library.shards import write_json_whole
 from ..modeling_unimol2 import UniMol2ForPreTraining
+from ..trainer import compile_blocks
 from .collator import DRAW, DataCollatorForUniMol2Pretraining
 from .plan import LibraryIndex, SamplingPlan
 from .settings import PretrainSettings
@@ -36,6 +37,20 @@ from .trainer import (
 
 CHECKPOINTS, MODEL, LOG_FILE, SETTINGS_FILE = "checkpoints", "model", "log_history.json", "settings.json"
 MOST_OF_ONE_SCAFFOLD = 0.25  # of the draws, before the user is warned
+# A step is the same however it is cut into micro-batches and wherever it is computed.
+INDECISIVE = frozenset(
+    (
+        "data",
+        "output_dir",
+        "num_workers",
+        "report_to",
+        "save_steps",
+        "save_total_limit",
+        "compile",
+        "max_rows",
+        "max_pairs",
+    )
+)
 VALIDATION_SEED = 2**32 - 1  # noise of the validation set: no run's own
 
 
@@ -128,12 +143,6 @@ def make_model(settings: PretrainSettings) -> UniMol2ForPreTraining:
         raise ModelError(f"the model's settings do not fit together: {error}") from error
 
 
-def compile_blocks(model: UniMol2ForPreTraining) -> None:
-    """Compile what takes the time, in place: all layers share one graph, where the whole model's takes minutes."""
-    for block in (*model.unimol2.layers, model.unimol2.pair_embeddings, model.coordinate_head):
-        block.compile(dynamic=True)
-
-
 def make_data(
     settings: PretrainSettings, share: Share
 ) -> tuple[LibraryIndex, SamplingPlan, PretrainingStream, list[Mapping[str, Any]]]:
@@ -185,11 +194,7 @@ def validation_batches(
 def _claim(output_dir: Path, settings: PretrainSettings) -> None:
     """Note what the folder is for; refuse one that holds another run, or data of another size."""
     path = output_dir / SETTINGS_FILE
-    decisive = {
-        name: value
-        for name, value in asdict(settings).items()
-        if name not in ("data", "output_dir", "num_workers", "report_to", "save_steps", "save_total_limit", "compile")
-    }
+    decisive = {name: value for name, value in asdict(settings).items() if name not in INDECISIVE}
     try:
         (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:

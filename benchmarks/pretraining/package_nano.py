@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Put the pretrained unimol2-nano into the package, and draw its losses.
+
+    python benchmarks/pretraining/package_nano.py
+
+Writes src/unimol2_hf/nano/ (config with the published dropout rates, float32 weights with both heads, featurizer), and
+nano_losses.json and .png beside this file. The card, src/unimol2_hf/nano/README.md, is written by hand.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib as mpl
+import typer
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+
+from unimol2_hf import NANO, UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPreTraining
+
+HERE = Path(__file__).parent
+PARTS = ("token_loss", "coordinate_loss", "distance_loss")
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pair_dropout_prob")
+
+
+def main(run: Annotated[Path, typer.Option()] = Path("runs/pretraining/nano")) -> None:
+    """Write the package's folder and the losses."""
+    model = UniMol2ForPreTraining.from_pretrained(run / "model")
+    published = UniMol2Config()
+    for name in DROPOUT:
+        setattr(model.config, name, getattr(published, name))
+    model.save_pretrained(NANO)
+    UniMol2FeatureExtractor().save_pretrained(NANO)
+    history = json.loads((run / "log_history.json").read_text())
+    losses = {
+        "training": [entry for entry in history if "loss" in entry],
+        "validation": [entry for entry in history if "eval_loss" in entry],
+    }
+    (HERE / "nano_losses.json").write_text(json.dumps(losses) + "\n")
+    draw(losses["training"], losses["validation"], HERE / "nano_losses.png")
+
+
+def draw(training: list[dict[str, Any]], validation: list[dict[str, Any]], path: Path) -> None:
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    for axis, part in zip(axes, PARTS, strict=True):
+        axis.plot([e["step"] for e in training], [e[part] for e in training], linewidth=0.8, label="training")
+        axis.plot([e["step"] for e in validation], [e[f"eval_{part}"] for e in validation], label="validation")
+        axis.set(xlabel="step of 64 samples", title=part.replace("_", " "), yscale="log")
+        axis.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    typer.run(main)
