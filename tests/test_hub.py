@@ -82,6 +82,7 @@ def test_export_holds_code_config_and_weights_only(exported: Path) -> None:
         "model.safetensors",
         "modeling_unimol2.py",
         "molecule_features.py",
+        "packed_linear.py",
         "pipeline_unimol2.py",
         "preprocessor_config.json",
     }

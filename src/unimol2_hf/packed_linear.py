@@ -1,4 +1,4 @@
-"""Linear layers on weights that oneDNN has laid out for this processor: inference on CPUs, a fifth faster at 84M."""
+"""Linear layers on weights that oneDNN has laid out for this processor: float32 inference on CPUs."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ from transformers.activations import ACT2FN
 
 from .modeling_unimol2 import UniMol2FeedForward
 
+# Parameters; the packed copies of a larger model take more memory than their few per cent of speed are worth.
+LARGEST_PACKED_MODEL = 200_000_000
 _EXACT_GELU = "gelu"  # of the config; oneDNN fuses it into the product
 
 

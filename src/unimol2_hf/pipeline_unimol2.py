@@ -141,7 +141,7 @@ class MoleculePipeline(Pipeline):
         """Keep the weights a second time in the layout that this processor multiplies fastest: float32 on a CPU only.
 
         The answers stay the same to rounding, weights may still be trained or changed. `unimol2-hf embed` does this by
-        itself. Worth it for more than a few batches; not together with `compile_model`.
+        itself for models of up to 200 million parameters. Not together with `compile_model`.
         """
         pack_linear_layers(self.model.base_model)
 

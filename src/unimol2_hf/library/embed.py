@@ -27,6 +27,7 @@ from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2Model
 from ..molecule_features import remove_hydrogens
+from ..packed_linear import LARGEST_PACKED_MODEL
 from ..pipeline_unimol2 import POOLINGS, MoleculeEmbeddingPipeline
 from ..pretrained import NANO_NAME, resolve_model
 from .job import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
@@ -310,7 +311,7 @@ def conformer_record(row: MoleculeRow, molecule: FeaturizedMolecule) -> dict[str
 
 
 def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipeline:
-    """The encoder and its featurizer on the chosen device, compiled if asked for, else packed for a CPU.
+    """The encoder and its featurizer on the chosen device, compiled if asked for, else (if not large) packed.
 
     Raises:
         ModelError: the folder or Hub id cannot be loaded, or there is no such device.
@@ -329,7 +330,8 @@ def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipelin
         raise ModelError(f"{settings.model} is incomplete: no usable weights for {', '.join(lacking[:3])}")
     pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=extractor, device=device)
     if settings.compile == "none":
-        pipeline.pack_weights()
+        if model.num_parameters() <= LARGEST_PACKED_MODEL:
+            pipeline.pack_weights()
     else:
         pipeline.compile_model(static_shapes=settings.compile == "static")
     return pipeline

@@ -38,19 +38,8 @@ from .trainer import (
 CHECKPOINTS, MODEL, LOG_FILE, SETTINGS_FILE = "checkpoints", "model", "log_history.json", "settings.json"
 MOST_OF_ONE_SCAFFOLD = 0.25  # of the draws, before the user is warned
 # A step is the same however it is cut into micro-batches and wherever it is computed.
-INDECISIVE = frozenset(
-    (
-        "data",
-        "output_dir",
-        "num_workers",
-        "report_to",
-        "save_steps",
-        "save_total_limit",
-        "compile",
-        "max_rows",
-        "max_pairs",
-    )
-)
+WHERE_IT_RUNS = ("data", "output_dir", "compile", "max_rows", "max_pairs", "num_workers", "report_to")
+HOW_IT_IS_KEPT = ("save_steps", "save_total_limit")
 VALIDATION_SEED = 2**32 - 1  # noise of the validation set: no run's own
 
 
@@ -194,7 +183,7 @@ def validation_batches(
 def _claim(output_dir: Path, settings: PretrainSettings) -> None:
     """Note what the folder is for; refuse one that holds another run, or data of another size."""
     path = output_dir / SETTINGS_FILE
-    decisive = {name: value for name, value in asdict(settings).items() if name not in INDECISIVE}
+    decisive = {name: value for name, value in asdict(settings).items() if name not in WHERE_IT_RUNS + HOW_IT_IS_KEPT}
     try:
         (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
