@@ -143,6 +143,20 @@ class TestFinetune:
             reports.append(json.loads((tmp_path / str(number) / "metrics.json").read_text()))
         assert reports[0] == reports[1]
 
+    def test_in_bfloat16_the_errors_are_nearly_those_of_float32(
+        self, trained: tuple[Path, Path, str], tmp_path: Path
+    ) -> None:
+        found = []
+        for precision in ("bfloat16", "float32"):
+            run(
+                "finetune", trained[0], "--targets", "logp", "--split-column", "split", "--num-workers", 0,
+                "--output-dir", tmp_path / precision, "--model", "micro", "--epochs", 1, "--precision", precision,
+            )  # fmt: skip
+            metrics = json.loads((tmp_path / precision / "metrics.json").read_text())
+            found.append(metrics["test"]["logp"]["mae"])
+        assert found[0] != found[1]
+        assert found[0] == pytest.approx(found[1], rel=0.02)
+
     def test_a_fine_tuned_model_is_a_starting_point(self, trained: tuple[Path, Path, str], tmp_path: Path) -> None:
         output = run(
             "finetune", trained[0], "--targets", "size", "--split-column", "split",
@@ -286,6 +300,7 @@ class TestRefusedRuns:
         [
             (["--loss", "huber"], "unknown loss 'huber'; use one of smooth_l1"),
             (["--split-method", "time"], "unknown split 'time'"),
+            (["--precision", "int8"], "unknown precision 'int8'; use one of float32, bfloat16"),
             (["--seed", "-1"], "seed is -1"),
             (["--model", "no/such-model"], "no/such-model cannot be loaded"),
             (["--learning-rate", "1e30", "--split-method", "random", "--epochs", "5"], "training diverged"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What pretraining is worth: a linear probe of frozen embeddings, beside the same architecture with random weights.
 
-    python benchmarks/pretraining/probe.py --data DIR --model runs/pretraining/nano/model
+    python benchmarks/pretraining/probe.py --data DIR
 
 Ridge regression (penalty by leave-one-out within the training part) on the CLS and the mean of the atoms' vectors; ESOL
 and two Biogen endpoints, the fixed scaffold splits. Three seeds: of the split for both, and of the random weights.
@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from splits import with_split
 
-from unimol2_hf import UniMol2FeatureExtractor, UniMol2Model
+from unimol2_hf import NANO, UniMol2FeatureExtractor, UniMol2Model
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 HERE = Path(__file__).parent
@@ -57,10 +57,12 @@ def probe(
 
 def main(
     data: Annotated[Path, typer.Option(help="folder with esol.csv, biogen_adme.csv and splits/")],
-    model: Annotated[Path, typer.Option(help="folder of the pretrained model")],
+    model: Annotated[Path, typer.Option(help="folder of the pretrained model")] = Path(NANO),
+    work_dir: Annotated[Path, typer.Option()] = Path("runs/probe"),
     workers: Annotated[int, typer.Option()] = 2,
 ) -> None:
     """Write probe.json and probe.md beside this file."""
+    work_dir.mkdir(parents=True, exist_ok=True)
     pretrained = UniMol2Model.from_pretrained(model)
     scratch = []
     for seed in SEEDS:
@@ -70,7 +72,7 @@ def main(
     made: dict[str, Any] = {}
     for name, target in TASKS:
         if name not in made:
-            joined = model.parent / f"{name}_split.csv"
+            joined = work_dir / f"{name}_split.csv"
             with_split(data, name, joined)
             table = pd.read_csv(joined)
             featurized = list(UniMol2FeatureExtractor().featurize(table["smiles"], num_workers=workers))
@@ -83,7 +85,7 @@ def main(
         for kind, seed in ((kind, seed) for kind in vectors for seed in SEEDS):
             errors = probe(vectors[kind][seed], table[target].to_numpy(float), table[f"seed{seed}"].to_numpy())
             runs.append({"dataset": name, "target": target, "weights": kind, "seed": seed, **errors})
-    (HERE / "probe.json").write_text(json.dumps({"model": str(model), "runs": runs}, indent=1) + "\n")
+    (HERE / "probe.json").write_text(json.dumps({"model": model.name, "runs": runs}, indent=1) + "\n")
     text = as_markdown(runs)
     (HERE / "probe.md").write_text(text)
     print(text)

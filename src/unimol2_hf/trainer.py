@@ -6,27 +6,15 @@ from itertools import islice
 from typing import Any, cast
 
 import numpy as np
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import Trainer
 from transformers.trainer_utils import seed_worker
 
 from .batching import DEFAULT_MAX_PAIRS, plan_batches
 from .errors import UniMol2Error
-from .modeling_unimol2 import UniMol2CoordinateHead, UniMol2Layer, UniMol2PairEmbeddings
 
 _EPOCH_SEED_STEP = 1_000_003  # a prime: seeds of different runs and epochs do not meet
 _STREAM_WINDOW = 1024
-
-
-def compile_blocks(model: nn.Module) -> None:
-    """Run what takes the time of a step through `torch.compile`, in place: layers, pair embeddings, coordinate head.
-
-    One graph serves all layers and shapes; one of the whole model takes minutes to make.
-    """
-    for module in model.modules():
-        if isinstance(module, UniMol2Layer | UniMol2PairEmbeddings | UniMol2CoordinateHead):
-            module.compile(dynamic=True)
 
 
 class PairBudgetBatchSampler(Sampler[list[int]]):

@@ -33,7 +33,7 @@ from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtra
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
 from ..pipeline_unimol2 import MoleculePropertyPipeline
 from ..pretrained import NANO_NAME, resolve_model
-from ..trainer import UniMol2Trainer, compile_blocks
+from ..trainer import UniMol2Trainer
 from .featurized_table import FeaturizedDataset, featurize_with_progress
 from .metrics import metrics_by_target, regression_metrics
 from .plots import save_parity_plot
@@ -71,7 +71,6 @@ class FinetuneSettings:
         loss: "smooth_l1", "l1" or "mse", on standardised labels.
         num_conformers, include_2d: training draws one at random, evaluation takes the mean over all.
         precision: "float32", or "bfloat16" for autocast in training.
-        compile: train compiled layers, one graph for all shapes; the first steps wait for the compiler.
         max_atoms: molecules with more heavy atoms are recorded as failed.
         seed: of split, weights, batches and conformer draws.
         num_workers: processes for conformers.
@@ -92,7 +91,6 @@ class FinetuneSettings:
     num_conformers: int = 1
     include_2d: bool = False
     precision: str = "float32"
-    compile: bool = False
     max_atoms: int = 256
     seed: int = 0
     num_workers: int = 2
@@ -130,8 +128,6 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
     _exclude_failed(table, molecules)
     means, stds = _label_statistics(table)
     model = load_model(settings, means, stds)
-    if settings.compile:
-        compile_blocks(model)
     trainer = _make_trainer(model, extractor, table, molecules, settings, output_dir)
     trainer.train()
     trainer.save_model(str(output_dir))

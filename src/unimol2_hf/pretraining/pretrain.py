@@ -20,7 +20,6 @@ from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..library.shards import write_json_whole
 from ..modeling_unimol2 import UniMol2ForPreTraining
-from ..trainer import compile_blocks
 from .collator import DRAW, DataCollatorForUniMol2Pretraining
 from .plan import LibraryIndex, SamplingPlan
 from .settings import PretrainSettings
@@ -130,6 +129,12 @@ def make_model(settings: PretrainSettings) -> UniMol2ForPreTraining:
         return UniMol2ForPreTraining(UniMol2Config.from_scale(settings.scale, **settings.model))
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ModelError(f"the model's settings do not fit together: {error}") from error
+
+
+def compile_blocks(model: UniMol2ForPreTraining) -> None:
+    """Compile what takes the time of a step, in place: one graph serves all layers and shapes."""
+    for block in (*model.unimol2.layers, model.unimol2.pair_embeddings, model.coordinate_head):
+        block.compile(dynamic=True)
 
 
 def make_data(
