@@ -15,12 +15,13 @@ from transformers import TrainingArguments
 
 from unimol2_hf import (
     DataCollatorForUniMol2,
+    UniMol2Config,
     UniMol2Error,
     UniMol2FeatureExtractor,
     UniMol2ForPropertyRegression,
     UniMol2Trainer,
 )
-from unimol2_hf.trainer import PairBudgetBatchSampler, PlannedStream, lengths_of
+from unimol2_hf.trainer import PairBudgetBatchSampler, PlannedStream, label_shares, lengths_of, parts_of
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=120)
 
@@ -85,6 +86,7 @@ def train(
     rows: Any,
     extractor: UniMol2FeatureExtractor,
     resume: bool = False,
+    max_pairs_at_once: int | None = None,
     **settings: Any,
 ) -> UniMol2Trainer:
     arguments = TrainingArguments(
@@ -105,6 +107,7 @@ def train(
         data_collator=DataCollatorForUniMol2(extractor),
         processing_class=extractor,
         max_pairs=2500,
+        max_pairs_at_once=max_pairs_at_once,
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -164,6 +167,52 @@ def test_resumed_training_repeats_the_losses(
     resumed = losses(train(tmp_path, property_model, labelled, extractor, resume=True, **options))
     assert len(resumed) == len(whole)
     assert torch.allclose(torch.tensor(resumed), torch.tensor(whole), rtol=1e-5)
+
+
+class TestParts:
+    def config(self) -> dict[str, float]:
+        return {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pair_dropout_prob": 0.0}
+
+    @given(rows=st.integers(1, 20), atoms=st.integers(1, 30), max_pairs=st.integers(1, 9000))
+    def test_they_hold_every_row_once_within_the_budget(self, rows: int, atoms: int, max_pairs: int) -> None:
+        batch = {"input_ids": torch.arange(rows * atoms).view(rows, atoms), "labels": torch.zeros(rows, 2)}
+        parts = parts_of(batch, max_pairs)
+        assert torch.equal(torch.cat([part["input_ids"] for part in parts]), batch["input_ids"])
+        sizes = [len(part["labels"]) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) == 1 or max(sizes) * (atoms + 1) ** 2 <= max_pairs
+
+    def test_missing_labels_do_not_count(self) -> None:
+        nan = float("nan")
+        labels = [torch.tensor([[1.0, nan], [2.0, 3.0]]), torch.tensor([[nan, nan]]), torch.tensor([[4.0, nan]])]
+        assert label_shares([{"labels": each} for each in labels]) == [0.75, 0.0, 0.25]
+        assert label_shares([{"labels": labels[1]}]) == [0.0]
+
+    @pytest.mark.parametrize("accumulation", [1, 2])
+    def test_a_run_in_parts_is_the_run(
+        self,
+        tmp_path: Path,
+        small_config: UniMol2Config,
+        extractor: UniMol2FeatureExtractor,
+        labelled: list[dict[str, Any]],
+        accumulation: int,
+    ) -> None:
+        for number, row in enumerate(labelled):
+            row["labels"] = [1.0 + number, float("nan") if number % 3 else 2.0]
+        small_config.update(self.config())
+        model = UniMol2ForPropertyRegression(small_config)
+        start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        found = []
+        for max_pairs_at_once in (None, 700):
+            model.load_state_dict(start)
+            options: dict[str, Any] = {"max_steps": 4, "gradient_accumulation_steps": accumulation}
+            trainer = train(
+                tmp_path, model, labelled, extractor, max_pairs_at_once=max_pairs_at_once, learning_rate=1e-3, **options
+            )
+            norms = [entry["grad_norm"] for entry in trainer.state.log_history if "loss" in entry]
+            found.append(torch.tensor([losses(trainer), norms]))
+        torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+        assert any(len(parts_of(batch, 700)) > 1 for batch in trainer.get_train_dataloader())
 
 
 def test_lengths_come_from_where_they_are_cheap() -> None:

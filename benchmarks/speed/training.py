@@ -5,7 +5,8 @@
 
 Each run is a process of its own, kinds in turn. "heap" is the C library's default: large tensors lie in one heap
 whose holes are much of the peak; "mapped" gives each its own huge pages (GLIBC_TUNABLES below), for both kinds. 32 is
-the smallest batch of the paper's fine-tuning grid.
+the smallest batch of the paper's fine-tuning grid. "own" runs a batch in parts of at most `max_pairs_for` pairs, whose
+gradients add up to the batch's, as `unimol2-hf finetune` does (`UniMol2Trainer(max_pairs_at_once=...)`).
 """
 
 import os
@@ -64,7 +65,8 @@ def main(
         axes.legend()
 
     notes = (
-        "Training step, float32, dropout on, medians of processes in turn; memory is the peak of the whole process, "
+        "Training step of a batch (own: run in parts), float32, dropout on, "
+        " medians of processes in turn; memory is the peak of the whole process, "
         "weights, gradients and AdamW's state included; "
         f"mapped: `GLIBC_TUNABLES={MALLOCS['mapped']}` (`python benchmarks/speed/training.py`)."
     )

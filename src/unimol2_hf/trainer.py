@@ -1,16 +1,19 @@
 """The Hugging Face `Trainer` with batches sized by pairs of atoms: flat memory, little padding."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from typing import Any, cast
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import Trainer
 from transformers.trainer_utils import seed_worker
 
-from .batching import DEFAULT_MAX_PAIRS, plan_batches
+from .batching import DEFAULT_MAX_PAIRS, most_rows, plan_batches
 from .errors import UniMol2Error
 
 _EPOCH_SEED_STEP = 1_000_003  # a prime: seeds of different runs and epochs do not meet
@@ -144,6 +147,32 @@ class PlannedDataLoader(DataLoader[Any]):
         cast("PlannedStream | PairBudgetBatchSampler", planner).set_epoch(epoch)
 
 
+def without_sync(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
+    """Within it a distributed model keeps its gradients to itself, if wanted."""
+    distributed: Any = model
+    context: AbstractContextManager[Any] = (
+        distributed.no_sync() if wanted and hasattr(model, "no_sync") else nullcontext()
+    )
+    return context
+
+
+def parts_of(batch: Mapping[str, Any], max_pairs: int) -> list[dict[str, Any]]:
+    """A padded batch cut into batches of as many rows each, as nearly as possible, and at most `max_pairs` pairs.
+
+    Every tensor's first dimension is the batch's. A molecule that alone has more pairs is a part of its own.
+    """
+    rows, atoms = batch["input_ids"].shape
+    parts = -(-rows // most_rows(atoms, rows, max_pairs))
+    cut = {name: tensor.tensor_split(parts) for name, tensor in batch.items()}
+    return [{name: tensors[part] for name, tensors in cut.items()} for part in range(parts)]
+
+
+def label_shares(parts: Sequence[Mapping[str, Any]]) -> list[float]:
+    """What each part's mean over its labels counts in the mean over all labels; missing ones (NaN) are left out."""
+    counts = [float((~part["labels"].isnan()).sum()) for part in parts]
+    return [count / max(1.0, sum(counts)) for count in counts]
+
+
 class UniMol2Trainer(Trainer):
     """`Trainer` whose batches hold molecules of like length and at most `max_pairs` pairs of atoms.
 
@@ -152,14 +181,38 @@ class UniMol2Trainer(Trainer):
 
     Args:
         max_pairs: budget of a batch (see `plan_batches`); lower it where memory runs out.
+        max_pairs_at_once: a training batch with more pairs is run in parts, one after another, whose gradients add up
+            to the batch's: less memory, and on a CPU faster. For losses that are means over the labels that are not
+            NaN, as the models' own. None runs every batch whole.
         (others): as `Trainer`; `remove_unused_columns=False` is needed.
     """
 
-    def __init__(self, *args: Any, max_pairs: int = DEFAULT_MAX_PAIRS, **kwargs: Any) -> None:
-        self._max_pairs = max_pairs
+    def __init__(
+        self, *args: Any, max_pairs: int = DEFAULT_MAX_PAIRS, max_pairs_at_once: int | None = None, **kwargs: Any
+    ) -> None:
+        self._max_pairs, self._max_pairs_at_once = max_pairs, max_pairs_at_once
         super().__init__(*args, **kwargs)
         if self.args.remove_unused_columns:
             raise UniMol2Error("molecules have columns that Trainer would drop; set remove_unused_columns=False")
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As `Trainer`'s, in parts where the batch exceeds `max_pairs_at_once`."""
+        parts = [inputs] if self._max_pairs_at_once is None else parts_of(inputs, self._max_pairs_at_once)
+        if len(parts) == 1:
+            step: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return step
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        for number, (part, share) in enumerate(zip(parts, label_shares(parts), strict=True)):
+            with without_sync(model, number < len(parts) - 1):
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, self._prepare_inputs(part)) * share
+                loss = loss / self.current_gradient_accumulation_steps
+                self.accelerator.backward(loss)
+                total += loss.detach()
+        return total
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         if self.train_dataset is None:

@@ -26,6 +26,7 @@ from transformers import (
     set_seed,
 )
 
+from ..batching import max_pairs_for
 from ..configuration_unimol2 import SCALES, UniMol2Config
 from ..data_collator import DataCollatorForUniMol2
 from ..errors import ModelError, TableError
@@ -270,6 +271,7 @@ def _make_trainer(
         callbacks.append(EarlyStoppingCallback(settings.patience))
     return UniMol2Trainer(
         model=model,
+        max_pairs_at_once=max_pairs_for(model.device.type, model.config.pair_hidden_size),
         args=training_arguments(settings, output_dir),
         train_dataset=dataset(TRAIN),
         eval_dataset=dataset(VALID),

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import ModelError
 from ..modeling_unimol2 import IGNORED_TOKEN, UniMol2ForPreTraining, UniMol2PreTrainingOutput
+from ..trainer import without_sync
 from .stream import PretrainingStream
 
 EMA_FILE = "ema.safetensors"
@@ -69,7 +69,7 @@ class UniMol2PretrainingTrainer(Trainer):
         masked = max(1.0, self._over_processes([sum(counts)])[0])
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches):
-            with _without_sync(model, number < len(batches) - 1):
+            with without_sync(model, number < len(batches) - 1):
                 molecules = len(batch["input_ids"])
                 parts = self._weighted_losses(model, batch, counts[number] / masked, molecules / inputs["samples"])
                 loss = torch.stack(parts).sum()
@@ -146,14 +146,6 @@ class UniMol2PretrainingTrainer(Trainer):
 
 def _masked(batch: Batch) -> float:
     return float((batch["labels"] != IGNORED_TOKEN).sum())
-
-
-def _without_sync(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
-    distributed: Any = model
-    context: AbstractContextManager[Any] = (
-        distributed.no_sync() if wanted and hasattr(model, "no_sync") else nullcontext()
-    )
-    return context
 
 
 _SUMS = ("masked", "molecules", "coordinates", "token", "right", "coordinate", "distance", "squared", "noise_squared")
