@@ -66,7 +66,7 @@ def main(
 
     notes = (
         "Training step of a batch (own: run in parts), float32, dropout on, "
-        " medians of processes in turn; memory is the peak of the whole process, "
+        "medians of processes in turn; memory is the peak of the whole process, "
         "weights, gradients and AdamW's state included; "
         f"mapped: `GLIBC_TUNABLES={MALLOCS['mapped']}` (`python benchmarks/speed/training.py`)."
     )
