@@ -26,15 +26,15 @@ CARBON = 6
 def noised() -> list[Any]:
     """Masked and noised drugs, two batches."""
     smiles = pd.read_csv(DRUGS)["smiles"].head(60)
-    molecules = [each for each in UniMol2FeatureExtractor().featurize(smiles) if each.error is None]
+    molecules = [next(iter(molecule.model_inputs())) for molecule in UniMol2FeatureExtractor().featurize(smiles)]
     rows = [
         {
             "smiles": text,
-            "atomic_numbers": molecule.features["input_ids"],
-            "conformers": [molecule.conformers[0].coordinates.ravel()],
+            "atomic_numbers": inputs["input_ids"],
+            "conformers": [inputs["coordinates"].ravel()],
             "row": number,
         }
-        for number, (text, molecule) in enumerate(zip(smiles, molecules, strict=True))
+        for number, (text, inputs) in enumerate(zip(smiles, molecules, strict=True))
     ]
     collator = DataCollatorForUniMol2Pretraining(seed=3)
     return [collator(rows[start : start + 30]) for start in (0, 30)]

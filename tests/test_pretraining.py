@@ -184,6 +184,7 @@ class TestLosses:
         ones = [history_of(tmp_path / name)[0]["loss"] for name in ("bfloat16", "float32")]
         assert ones[0] != ones[1]
 
+    @pytest.mark.timeout(900)  # the compiler takes its time
     def test_compiled_the_losses_are_the_same(self, library_dir: Path, tmp_path: Path) -> None:
         changes: dict[str, Any] = {"model": {**TINY_MODEL, **WITHOUT_DROPOUT}, "max_steps": 4, "ema_decay": None}
         torch.compiler.reset()

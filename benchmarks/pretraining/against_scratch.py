@@ -29,7 +29,7 @@ MODELS = {"pretrained": "unimol2-nano", "from scratch": "nano"}
 TARGETS = {"esol": ("logSolubility",), "biogen_adme": ("hlm_clint", "mdr1_er")}
 OPTIONS = {
     "esol": "--epochs 15 --batch-size 16 --learning-rate 4e-4",
-    "biogen_adme": "--epochs 3 --batch-size 16 --learning-rate 4e-4 --precision bfloat16",
+    "biogen_adme": "--epochs 2 --batch-size 16 --learning-rate 4e-4 --precision bfloat16",
 }
 
 
@@ -57,8 +57,8 @@ def main(
     for name in TARGETS:
         with_split(data, name, work_dir / f"{name}.csv")
     with ThreadPoolExecutor(at_once) as pool:
-        cases = [(name, weights, seed) for name, seed, weights in product(TARGETS, SEEDS, MODELS)]
-        runs = list(pool.map(lambda case: run_one(*case, work_dir), cases))
+        cases = [(name, weights, seed, work_dir) for name, seed, weights in product(TARGETS, SEEDS, MODELS)]
+        runs = list(pool.map(run_one, *zip(*cases, strict=True)))
     (HERE / "against_scratch.json").write_text(json.dumps(runs, indent=1) + "\n")
     text = as_markdown(runs)
     (HERE / "against_scratch.md").write_text(text)
