@@ -42,7 +42,7 @@ app = typer.Typer(no_args_is_help=True)
 def train(
     size: Annotated[str, typer.Argument(help=", ".join(SIZES))],
     runs: Annotated[Path, typer.Option()] = Path("runs/scaling"),
-    steps: Annotated[int, typer.Option()] = 1000,
+    steps: Annotated[int, typer.Option()] = 700,
 ) -> None:
     """Pretrain one size."""
     from unimol2_hf.pretraining.pretrain import pretrain  # noqa: PLC0415 - `fit` needs no torch
