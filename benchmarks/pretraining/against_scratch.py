@@ -21,6 +21,7 @@ from typing import Annotated, Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "finetuning"))
 
 import typer
+from report import comparison_row
 from splits import with_split
 
 HERE = Path(__file__).parent
@@ -80,10 +81,8 @@ def as_markdown(runs: list[dict[str, Any]], names: list[str]) -> str:
             for weights in MODELS
         }
         mae = {weights: [each["mae"] for each in values] for weights, values in found.items()}
-        cells = [f"{statistics.mean(values):.3f} ({statistics.stdev(values):.3f})" for values in mae.values()]
-        gaps = ", ".join(f"{a - b:+.3f}" for a, b in zip(*mae.values(), strict=True))
         trivial = statistics.mean(each["baseline_mae"] for each in found["pretrained"])
-        lines.append(f"| {target} | {' | '.join(cells)} | {gaps} | {trivial:.3f} |")
+        lines.append(comparison_row(target, mae, trivial))
     options = [f"- {name}: `{text}`" for name, text in OPTIONS.items() if name in names]
     return "\n".join([*lines, "", "Options of `unimol2-hf finetune`:", "", *options]) + "\n"
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from report import comparison_row
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from sklearn.pipeline import make_pipeline
@@ -103,10 +104,8 @@ def as_markdown(runs: list[dict[str, Any]]) -> str:
             kind: [run["mae"] for run in runs if run["target"] == target and run["weights"] == kind]
             for kind in ("pretrained", "from scratch")
         }
-        cells = [f"{statistics.mean(values):.3f} ({statistics.stdev(values):.3f})" for values in mae.values()]
-        gaps = ", ".join(f"{a - b:+.3f}" for a, b in zip(*mae.values(), strict=True))
         trivial = statistics.mean(run["mean_mae"] for run in runs if run["target"] == target)
-        lines.append(f"| {target} | {' | '.join(cells)} | {gaps} | {trivial:.3f} |")
+        lines.append(comparison_row(target, mae, trivial))
     return "\n".join(lines) + "\n"
 
 

@@ -143,6 +143,12 @@ def publish(
         plt.close(figure)
 
 
+def cases_of(text: str) -> list[tuple[str, int, int]]:
+    """Scale, molecules and atoms of each of "84m:8:25,nano:32:25"."""
+    words = (case.split(":") for case in text.split(","))
+    return [(scale, int(molecules), int(atoms)) for scale, molecules, atoms in words]
+
+
 def with_earlier(name: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str]) -> list[Mapping[str, Any]]:
     """These rows, and those of NAME.json that measure something else; of one kind of columns."""
     path = HERE / f"{name}.json"

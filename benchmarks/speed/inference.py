@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from harness import (
+    cases_of,
     counted_gflop,
     in_turn,
     machine,
@@ -93,8 +94,7 @@ def main(
     """Write inference.json, .md and .png beside this file."""
     torch.set_num_threads(threads)
     rows: list[Any] = []
-    for number, case in enumerate(cases.split(",")):
-        scale, molecules, atoms = case.split(":")[0], *map(int, case.split(":")[1:])
+    for number, (scale, molecules, atoms) in enumerate(cases_of(cases)):
         few = scale in ("310m", "570m", "1.1b")
         rows.append(
             measure(scale, molecules, atoms, max(3, repeats // 3) if few else repeats, compiled and number == 0)

@@ -16,7 +16,7 @@ from itertools import product
 from typing import Annotated, Any
 
 import typer
-from harness import in_turn, machine, median, publish, run_process, with_earlier
+from harness import cases_of, in_turn, machine, median, publish, run_process, with_earlier
 from matplotlib.axes import Axes
 
 CASES = "84m:8:25,84m:16:25,84m:32:25,nano:32:25"
@@ -33,8 +33,7 @@ def main(
 ) -> None:
     """Write training.json, .md and .png beside this file."""
     rows: list[Any] = []
-    for case, malloc in product(cases.split(","), memory.split(",")):
-        scale, molecules, atoms = case.split(":")[0], *map(int, case.split(":")[1:])
+    for (scale, molecules, atoms), malloc in product(cases_of(cases), memory.split(",")):
         os.environ["GLIBC_TUNABLES"] = MALLOCS[malloc]
         peaks: dict[str, list[float]] = {kind: [] for kind in KINDS}
 

@@ -18,6 +18,7 @@ from .errors import UniMol2Error
 
 _EPOCH_SEED_STEP = 1_000_003  # a prime: seeds of different runs and epochs do not meet
 _STREAM_WINDOW = 1024
+PRECISIONS = ("float32", "bfloat16")  # of training; bfloat16 is autocast
 
 
 class PairBudgetBatchSampler(Sampler[list[int]]):

@@ -34,7 +34,7 @@ from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtra
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
 from ..pipeline_unimol2 import MoleculePropertyPipeline
 from ..pretrained import NANO_NAME, resolve_model
-from ..trainer import UniMol2Trainer
+from ..trainer import PRECISIONS, UniMol2Trainer
 from .featurized_table import FeaturizedDataset, featurize_with_progress
 from .metrics import metrics_by_target, regression_metrics
 from .plots import save_parity_plot
@@ -54,7 +54,6 @@ FloatArray = NDArray[np.floating[Any]]
 
 SMALLEST_RELATIVE_STD = 1e-4
 LOSSES = ("smooth_l1", "l1", "mse")
-PRECISIONS = ("float32", "bfloat16")
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
@@ -269,10 +268,12 @@ def _make_trainer(
     callbacks: list[TrainerCallback] = [StopWhenDiverged()]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
+    args = training_arguments(settings, output_dir)
     return UniMol2Trainer(
         model=model,
-        max_pairs_at_once=max_pairs_for(model.device.type, model.config.pair_hidden_size),
-        args=training_arguments(settings, output_dir),
+        # The run's device: the model is moved there later.
+        max_pairs_at_once=max_pairs_for(args.device.type, model.config.pair_hidden_size),
+        args=args,
         train_dataset=dataset(TRAIN),
         eval_dataset=dataset(VALID),
         data_collator=DataCollatorForUniMol2(extractor),
@@ -284,6 +285,7 @@ def _make_trainer(
 
 def training_arguments(settings: FinetuneSettings, output_dir: Path) -> TrainingArguments:
     """The reference's fine-tuning recipe: Adam(0.9, 0.99, 1e-6), clip 1, linear decay, the best epoch kept."""
+    half = settings.precision == "bfloat16"
     return TrainingArguments(
         output_dir=str(output_dir / "checkpoints"),
         num_train_epochs=settings.epochs,
@@ -297,8 +299,9 @@ def training_arguments(settings: FinetuneSettings, output_dir: Path) -> Training
         adam_beta2=0.99,
         adam_epsilon=1e-6,
         max_grad_norm=1.0,
-        bf16=settings.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
+        bf16=half,
+        # The Trainer wants to be told; in float32 it finds whatever accelerator there is.
+        use_cpu=half and not torch.cuda.is_available(),
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",

@@ -8,9 +8,9 @@ import yaml
 
 from ..configuration_unimol2 import SCALES
 from ..errors import TableError
+from ..trainer import PRECISIONS
 from .collator import NoiseSettings
 
-PRECISIONS = ("float32", "bfloat16")
 TRACKERS = ("none", "tensorboard", "trackio", "wandb")
 
 
