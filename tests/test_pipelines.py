@@ -21,7 +21,7 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
     UniMol2Model,
 )
-from unimol2_hf.packed_linear import PackedFeedForward, PackedLinear
+from unimol2_hf.packed_linear import PackedFeedForward, PackedLinear, PackedOuterProduct
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -210,8 +210,24 @@ class TestPackedWeights:
         assert any(type(module) is PackedLinear for module in model.modules())
         assert any(type(module) is PackedFeedForward for module in model.modules())
         self.assert_same(packed, plain)
-        first = [module for module in model.layers[0].modules() if isinstance(module, PackedLinear)]
+        kinds = (PackedLinear, PackedOuterProduct)
+        first = [module for module in model.layers[0].modules() if isinstance(module, kinds)]
+        assert {type(module) for module in first} == set(kinds)
         assert all(module._packed is not None for module in first)
+
+    def test_the_answers_do_not_depend_on_how_many_atoms_are_worked_on_at_once(
+        self, pretraining_model: UniMol2ForPreTraining, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        packed = self.packed(pretraining_model.unimol2)
+        plain = MoleculeEmbeddingPipeline(
+            model=UniMol2ForPreTraining(pretraining_model.config).unimol2.eval(),
+            feature_extractor=UniMol2FeatureExtractor(),
+        )
+        plain.model.load_state_dict(packed.model.state_dict())
+        for atoms in (1, 7):
+            inner, width = packed.model.config.pair_inner_size, packed.model.config.pair_hidden_size
+            monkeypatch.setattr("unimol2_hf.packed_linear.WORK_ELEMENTS", atoms * inner * width)
+            self.assert_same(packed, plain)
 
     def test_changed_weights_are_used(self, pretraining_model: UniMol2ForPreTraining) -> None:
         packed = self.packed(pretraining_model.unimol2)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 from typer.testing import CliRunner
 
-from unimol2_hf import ModelError, TableError, UniMol2ForPreTraining
+from unimol2_hf import ModelError, TableError, UniMol2Config, UniMol2ForPreTraining
 from unimol2_hf.cli import app
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain
 from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
@@ -101,6 +101,63 @@ class TestResume:
 
 
 FSDP = {"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["UniMol2Layer"]}}
+
+
+class TestStartFrom:
+    """A run that begins with a pretrained model's weights, the packaged one's or a user's."""
+
+    def pretrained(self, folder: Path, **fields: Any) -> UniMol2ForPreTraining:
+        torch.manual_seed(5)
+        model = UniMol2ForPreTraining(UniMol2Config.from_scale("micro", **{**TINY_MODEL, **fields}))
+        model.save_pretrained(folder)
+        return model
+
+    def test_config_and_weights_are_its_own(self, tmp_path: Path) -> None:
+        expected = self.pretrained(tmp_path, vocab_size=200)
+        settings = PretrainSettings("library", "run", start_from=str(tmp_path), model={"hidden_dropout_prob": 0.0})
+        model = make_model(settings)
+        assert (model.config.vocab_size, model.config.hidden_dropout_prob) == (200, 0.0)
+        for name, value in expected.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value)
+
+    def test_a_run_goes_on_from_it(self, tmp_path: Path, library_dir: Path) -> None:
+        """Its validation before the first large step is the model's own, not a random model's."""
+        first = tiny_settings(str(library_dir), str(tmp_path / "first"), max_steps=120, eval_steps=120, save_steps=120)
+        pretrain(first, QUIET)
+        settings = tiny_settings(
+            str(library_dir),
+            str(tmp_path / "second"),
+            start_from=str(tmp_path / "first" / "model"),
+            model={},
+            max_steps=1,
+            eval_steps=1,
+            ema_decay=None,
+            learning_rate=1e-8,
+        )
+        pretrain(settings, QUIET)
+        model = UniMol2ForPreTraining.from_pretrained(tmp_path / "first" / "model")
+        expected = validation_metrics(validation_sums(model, make_data(settings, Share())[3]))
+        (found,) = [entry for entry in history_of(tmp_path / "second") if "eval_loss" in entry]
+        assert found["eval_loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+    @pytest.mark.parametrize(
+        ("fields", "problem"),
+        [({"hidden_sise": 3}, "no field 'hidden_sise'"), ({"hidden_size": 64}, "cannot be used with these fields")],
+    )
+    def test_fields_that_do_not_fit_are_named(self, tmp_path: Path, fields: dict[str, Any], problem: str) -> None:
+        self.pretrained(tmp_path)
+        with pytest.raises(ModelError, match=problem):
+            make_model(PretrainSettings("library", "run", start_from=str(tmp_path), model=fields))
+
+    def test_a_folder_without_a_model_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="start_from"):
+            make_model(PretrainSettings("library", "run", start_from=str(tmp_path)))
+
+    def test_an_encoder_alone_is_refused(self, tmp_path: Path) -> None:
+        """Heads of random weights would be taken for pretrained ones."""
+        self.pretrained(tmp_path).unimol2.save_pretrained(tmp_path / "encoder")
+        with pytest.raises(ModelError, match="no usable weights for coordinate_head"):
+            make_model(PretrainSettings("library", "run", start_from=str(tmp_path / "encoder")))
 
 
 class TestProcesses:

@@ -7,11 +7,14 @@
     python benchmarks/speed/against_unimol_tools.py featurize --data DIR --peer-python PEER/bin/python
 
 Each package is a process that lives through the whole measurement; they take turns over the same chunks of molecules.
-Conformers are made before any clock starts. "packed" is `pipeline.pack_weights()`, which `unimol2-hf embed` does by
-itself; "compiled" is `pipeline.compile_model()`, one graph for all shapes.
+Conformers are made before any clock starts. "embed" is the pipeline as it is; "packed" is what `unimol2-hf embed` does
+by itself, `pipeline.pack_weights()` and `keep_freed_memory()`; "compiled" is `pipeline.compile_model()`, one graph for
+all shapes, and `keep_freed_memory()`. With `--peer-keeps-memory` glibc keeps freed memory for unimol_tools too, which
+it does not ask for.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,12 +26,18 @@ from matplotlib.axes import Axes
 from molecules import write_molecules, write_weights
 
 
+# What `keep_freed_memory` sets, as environment variables of glibc.
+KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+
+
 class Worker:
     """A process that answers chunks of molecules with seconds."""
 
-    def __init__(self, python: str, script: str, *arguments: object) -> None:
+    def __init__(self, python: str, script: str, *arguments: object, environment: dict[str, str] | None = None) -> None:
         command = [python, str(HERE / script), *map(str, arguments)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        )
 
     def seconds(self, start: int, end: int) -> float:
         stdin, stdout = self._pipes()
@@ -58,6 +67,8 @@ def main(
     batch_size: Annotated[int, typer.Option()] = 32,
     repeats: Annotated[int, typer.Option(help="passes over all molecules")] = 2,
     kinds: Annotated[str, typer.Option(help="of this package, for embed")] = "embed,packed,compiled",
+    first: Annotated[int, typer.Option(help="molecules that are embedded, of the count")] = 0,
+    peer_keeps_memory: Annotated[bool, typer.Option(help="glibc's options for unimol_tools")] = False,
     work_dir: Annotated[Path, typer.Option()] = Path("runs/speed"),
 ) -> None:
     """Write against_unimol_tools_WHAT.json, .md and .png beside this file."""
@@ -71,14 +82,21 @@ def main(
         name: Worker(sys.executable, *where, molecules, batch_size, threads, name) for name, where in own.items()
     }
     workers["unimol_tools"] = Worker(
-        peer_python, "peer_worker.py", work_dir / "checkpoint.pt", molecules, batch_size, threads, what
+        peer_python,
+        "peer_worker.py",
+        work_dir / "checkpoint.pt",
+        molecules,
+        batch_size,
+        threads,
+        what,
+        environment=KEEPS_MEMORY if peer_keeps_memory else None,
     )
     for worker in workers.values():
         worker.seconds(0, 0)  # loaded, compiled and warm: no clock runs while another one starts
     rows: list[dict[str, Any]] = []
     for repeat in range(repeats):
-        for start in range(0, count, chunk):
-            end = min(start + chunk, count)
+        for start in range(0, first or count, chunk):
+            end = min(start + chunk, first or count)
             seconds = {name: worker.seconds(start, end) for name, worker in workers.items()}
             row: dict[str, Any] = {"pass": repeat, "molecules": f"{start}-{end - 1}"}
             row |= {f"{name} molecules/s": (end - start) / value for name, value in seconds.items()}
@@ -97,12 +115,13 @@ def main(
         axes.set_ylabel("molecules a second")
 
     notes = (
-        f"{count} Biogen molecules with given conformers, batch size {batch_size}, {threads} thread(s), float32; "
+        f"{first or count} Biogen molecules with given conformers, batch size {batch_size}, {threads} thread(s), float32; "
         f"ratios are of the same chunk, taken in turn (`python benchmarks/speed/against_unimol_tools.py {what} "
-        "--data DIR --peer-python PEER/bin/python`)."
+        f"--data DIR --peer-python PEER/bin/python{' --peer-keeps-memory' * peer_keeps_memory}`)."
     )
-    report = {"machine": machine(threads), "count": count, "batch_size": batch_size, "medians": medians}
-    publish(f"against_unimol_tools_{what}", report, rows, notes, draw)
+    report = {"machine": machine(threads), "count": first or count, "batch_size": batch_size, "medians": medians}
+    name = f"against_unimol_tools_{what}{'_both_keep_memory' * peer_keeps_memory}"
+    publish(name, report, rows, notes, draw)
 
 
 if __name__ == "__main__":

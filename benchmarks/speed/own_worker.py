@@ -5,12 +5,17 @@ import sys
 import torch
 from turns import answer_turns, read_molecules
 
-from unimol2_hf import UniMol2FeatureExtractor, UniMol2Model
+from unimol2_hf import UniMol2FeatureExtractor, UniMol2Model, keep_freed_memory
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 
 def main(folder: str, molecules_file: str, batch_size: int, threads: int, what: str) -> None:
-    """`what`: embed (the pipeline that users call, featurisation included), packed, compiled, or featurize."""
+    """`what`: embed (the pipeline that users call, featurisation included), packed, compiled, or featurize.
+
+    Packed and compiled keep freed memory, as `unimol2-hf embed` does.
+    """
+    if what in ("packed", "compiled"):
+        keep_freed_memory()
     torch.set_num_threads(threads)
     molecules = read_molecules(molecules_file)
     extractor = UniMol2FeatureExtractor()

@@ -43,6 +43,7 @@ _EXPORTS = {
     "UniMol2Trainer": "trainer",
     "UnsupportedAtomError": "errors",
     "export_with_code": "hub",
+    "keep_freed_memory": "memory",
 }
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .feature_extraction_unimol2 import FeaturizedMolecule as FeaturizedMolecule
     from .feature_extraction_unimol2 import UniMol2FeatureExtractor as UniMol2FeatureExtractor
     from .hub import export_with_code as export_with_code
+    from .memory import keep_freed_memory as keep_freed_memory
     from .modeling_unimol2 import UniMol2ForPreTraining as UniMol2ForPreTraining
     from .modeling_unimol2 import UniMol2ForPropertyRegression as UniMol2ForPropertyRegression
     from .modeling_unimol2 import UniMol2Model as UniMol2Model

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .errors import UniMol2Error
+from .memory import keep_freed_memory
 from .pretrained import NANO_NAME
 
 Result = TypeVar("Result")
@@ -31,6 +32,11 @@ def _or_exit(console: Console, work: Callable[[], Result]) -> Result:
     except UniMol2Error as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(2) from error
+
+
+@app.callback()
+def _prepare() -> None:
+    keep_freed_memory()
 
 
 @app.command()

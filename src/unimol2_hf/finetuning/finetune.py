@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from safetensors import SafetensorError
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -31,6 +29,7 @@ from ..configuration_unimol2 import SCALES, UniMol2Config
 from ..data_collator import DataCollatorForUniMol2
 from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
+from ..loading import LOAD_ERRORS, check_complete, check_model_type, lacking_weights
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
 from ..pipeline_unimol2 import MoleculePropertyPipeline
 from ..pretrained import NANO_NAME, resolve_model
@@ -191,16 +190,6 @@ def load_model(settings: FinetuneSettings, means: list[float], stds: list[float]
     return load_regression_model(settings.model, new_head=True, **overrides)
 
 
-def check_model_type(model: str) -> None:
-    """Raise `ModelError` unless a folder or Hub id says that it holds a Uni-Mol2 model."""
-    try:
-        found = UniMol2Config.get_config_dict(model)[0].get("model_type")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{model} cannot be loaded: {error}") from error
-    if found != UniMol2Config.model_type:
-        raise ModelError(f"{model} holds no Uni-Mol2 model (its model_type is {found!r})")
-
-
 def load_regression_model(model: str, new_head: bool = False, **overrides: Any) -> UniMol2ForPropertyRegression:
     """A regression model from a folder or Hub id, with every weight of its encoder.
 
@@ -217,15 +206,11 @@ def load_regression_model(model: str, new_head: bool = False, **overrides: Any) 
         loaded, loading = UniMol2ForPropertyRegression.from_pretrained(
             model, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except LOAD_ERRORS as error:
         raise ModelError(f"{model} cannot be loaded: {error}") from error
-    lacking = {*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])}
-    lacking = {name for name in lacking if not (new_head and name.startswith("classifier."))}
-    if lacking:
-        what = "is not fine-tuned" if all(name.startswith("classifier.") for name in lacking) else "is incomplete"
-        raise ModelError(
-            f"{model} {what}: no usable weights for {', '.join(sorted(lacking)[:3])} ({len(lacking)} in all)"
-        )
+    lacking = {name for name in lacking_weights(loading) if not (new_head and name.startswith("classifier."))}
+    only_head = all(name.startswith("classifier.") for name in lacking)
+    check_complete(model, lacking, "is not fine-tuned" if only_head else "is incomplete")
     return loaded
 
 

@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from rdkit import Chem
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from safetensors import SafetensorError
 
 from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
+from ..loading import LOAD_ERRORS, check_complete, lacking_weights
 from ..modeling_unimol2 import UniMol2Model
 from ..molecule_features import remove_hydrogens
 from ..packed_linear import LARGEST_PACKED_MODEL
@@ -323,11 +322,9 @@ def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipelin
         model, loading = UniMol2Model.from_pretrained(name, dtype=DTYPES[settings.dtype], output_loading_info=True)
         extractor = UniMol2FeatureExtractor.from_pretrained(name)
         model = model.eval().to(device)
-    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError, StrictDataclassError) as error:
+    except (*LOAD_ERRORS, AssertionError) as error:
         raise ModelError(f"{settings.model} cannot be used on {device}: {error}") from error
-    lacking = sorted({*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])})
-    if lacking:
-        raise ModelError(f"{settings.model} is incomplete: no usable weights for {', '.join(lacking[:3])}")
+    check_complete(settings.model, lacking_weights(loading))
     pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=extractor, device=device)
     if settings.compile == "none":
         if model.num_parameters() <= LARGEST_PACKED_MODEL:

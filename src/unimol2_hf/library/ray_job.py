@@ -22,6 +22,7 @@ from rich.progress import Progress
 from ..conformers import ConformerProvenance
 from ..errors import MoleculeError, UniMol2Error
 from ..feature_extraction_unimol2 import Molecule, UniMol2FeatureExtractor
+from ..memory import keep_freed_memory
 from .embed import (
     EmbedSettings,
     EmbedSummary,
@@ -167,6 +168,7 @@ class _EmbedShards:
     """An actor: one copy of the model, featurised shards to Parquet files."""
 
     def __init__(self, settings: EmbedSettings, output_dir: Path) -> None:
+        keep_freed_memory()  # an actor is a process of its own
         self._embedder = LibraryEmbedder(settings, output_dir)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from ..configuration_unimol2 import UniMol2Config
 from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..library.shards import write_json_whole
+from ..loading import LOAD_ERRORS, check_complete, check_model_type, lacking_weights
 from ..modeling_unimol2 import UniMol2ForPreTraining
+from ..pretrained import resolve_model
 from .collator import DRAW, DataCollatorForUniMol2Pretraining
 from .plan import LibraryIndex, SamplingPlan
 from .settings import PretrainSettings
@@ -125,10 +127,32 @@ def training_arguments(settings: PretrainSettings) -> TrainingArguments:
 
 
 def make_model(settings: PretrainSettings) -> UniMol2ForPreTraining:
+    """Random weights of a scale, or those of `start_from`."""
+    if settings.start_from is not None:
+        return _model_to_start_from(settings.start_from, settings.model)
     try:
         return UniMol2ForPreTraining(UniMol2Config.from_scale(settings.scale, **settings.model))
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ModelError(f"the model's settings do not fit together: {error}") from error
+
+
+def _model_to_start_from(name: str, fields: dict[str, Any]) -> UniMol2ForPreTraining:
+    """That model, both heads included, with other config fields; they may not change a weight's shape."""
+    folder = resolve_model(name)
+    try:
+        check_model_type(folder)
+        config = UniMol2Config.from_pretrained(folder)
+        unknown = [field for field in fields if not hasattr(config, field)]
+        if unknown:
+            raise ModelError(f"model: UniMol2Config has no field {unknown[0]!r}")
+        config = UniMol2Config.from_pretrained(folder, **fields)
+        model, loading = UniMol2ForPreTraining.from_pretrained(
+            folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        check_complete(name, lacking_weights(loading), "cannot be used with these fields, or is incomplete")
+    except (*LOAD_ERRORS, ModelError) as error:
+        raise ModelError(f"start_from: {error}") from error
+    return model
 
 
 def compile_blocks(model: UniMol2ForPreTraining) -> None:
@@ -216,12 +240,14 @@ def _announce(
     checkpoint: Path | None,
 ) -> None:
     table = Table(show_header=False, title="pretraining")
-    table.add_row("model", f"{settings.scale}, {sum(p.numel() for p in model.parameters()):,} parameters")
+    kind = settings.scale if settings.start_from is None else settings.start_from
+    table.add_row("model", f"{kind}, {sum(p.numel() for p in model.parameters()):,} parameters")
     table.add_row("library", f"{len(index):,} molecules, {len(index.shard_sizes)} shards")
     share = plan.largest_scaffold_share()
     table.add_row("draws", f"{share:.2%} of the most drawn scaffold")
     table.add_row("steps", f"{settings.max_steps:,} of {settings.samples_per_step:,} samples")
-    table.add_row("from", "random weights" if checkpoint is None else checkpoint.name)
+    beginning = "random weights" if settings.start_from is None else settings.start_from
+    table.add_row("from", beginning if checkpoint is None else checkpoint.name)
     console.print(table)
     if settings.scaffold_temperature is not None and share > MOST_OF_ONE_SCAFFOLD:
         console.print(

@@ -21,8 +21,10 @@ class PretrainSettings:
     Attributes:
         data: folder of `unimol2-hf conformers build`, or a data set on the Hub.
         output_dir: for checkpoints, logs and the model; a run that broke off goes on there.
-        scale: named scale to start from, random weights.
-        model: fields of `UniMol2Config` that replace the scale's.
+        scale: named scale, with random weights.
+        start_from: model whose config and weights the run begins with instead: a folder, a Hub id or `unimol2-nano`;
+            converted checkpoints too, to go on in a chemistry of one's own.
+        model: fields of `UniMol2Config` that replace the scale's or that model's, such as the dropout rates.
         noise: fields of `NoiseSettings` that replace the paper's.
         max_steps: optimiser updates.
         samples_per_step: samples of an update, over all processes.
@@ -46,6 +48,7 @@ class PretrainSettings:
     data: str
     output_dir: str
     scale: str = "nano"
+    start_from: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
     max_steps: int = 810_000
