@@ -300,6 +300,7 @@ class TestRefusedRuns:
         [
             (["--loss", "huber"], "unknown loss 'huber'; use one of smooth_l1"),
             (["--split-method", "time"], "unknown split 'time'"),
+            (["--pooling", "max"], "unknown pooling 'max'; use one of cls, mean"),
             (["--precision", "int8"], "unknown precision 'int8'; use one of float32, bfloat16"),
             (["--seed", "-1"], "seed is -1"),
             (["--model", "no/such-model"], "no/such-model cannot be loaded"),

@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from conftest import MIXED_SMILES
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import naive, relative_difference
@@ -329,10 +330,65 @@ def test_recording_states_computes_everything(
     assert torch.equal(output.pair_hidden_states[-1], output.pair_hidden_state)
 
 
+class TestPairEmbeddings:
+    """Without gradients the pair embeddings are added up in another way."""
+
+    NAMES = ("edge_features", "shortest_paths", "pair_types", "coordinates")
+
+    def inputs(self, extractor: UniMol2FeatureExtractor, rows: Rows) -> list[Tensor]:
+        batch = extractor.pad(rows)
+        return [batch[name] for name in self.NAMES]
+
+    def test_both_ways_agree(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        embeddings = UniMol2Model(small_config).pair_embeddings
+        inputs = self.inputs(extractor, mixed_rows[:8])
+        with torch.no_grad():
+            assert embeddings._can_add_in_place(*inputs[:2])
+            actual = embeddings(*inputs)
+        assert not embeddings._can_add_in_place(*inputs[:2])
+        torch.testing.assert_close(actual, embeddings(*inputs).detach(), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(("name", "row"), [("edge_features", 64), ("shortest_paths", -1), ("shortest_paths", 512)])
+    def test_a_row_that_no_table_has_is_an_error(
+        self, name: str, row: int, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        inputs = self.inputs(extractor, mixed_rows[:1])
+        inputs[self.NAMES.index(name)].view(-1)[0] = row
+        with torch.no_grad(), pytest.raises((IndexError, RuntimeError)):
+            UniMol2Model(small_config).pair_embeddings(*inputs)
+
+    def test_replaced_parts_are_used(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        """As adapters replace them."""
+
+        class Doubled(torch.nn.Module):
+            def __init__(self, inner: torch.nn.Module) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, input: Tensor) -> Tensor:
+                return 2 * self.inner(input)
+
+        embeddings = UniMol2Model(small_config).pair_embeddings
+        embeddings.distance_embedding.linear_2 = Doubled(embeddings.distance_embedding.linear_2)
+        inputs = self.inputs(extractor, mixed_rows[:2])
+        with torch.no_grad():
+            actual = embeddings(*inputs)
+        torch.testing.assert_close(actual, embeddings(*inputs).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_padding_never_reaches_an_answer(
-    property_model: UniMol2ForPropertyRegression, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    pooling: Literal["cls", "mean"],
+    property_model: UniMol2ForPropertyRegression,
+    extractor: UniMol2FeatureExtractor,
+    mixed_rows: Rows,
 ) -> None:
     # Garbage where the padding is: nothing may change, not by a bit.
+    property_model.config.head_pooling = pooling
     batch = extractor.pad(mixed_rows[:8])
     padding = ~batch["attention_mask"].bool()
     spoiled = {name: value.clone() for name, value in batch.items()}
@@ -402,6 +458,22 @@ class TestPropertyRegression:
         torch.testing.assert_close(scaled(**batch).logits, expected)
         # A perfect prediction has no loss: labels are standardised before they meet the head.
         assert float(scaled(**batch, labels=expected).loss) < 1e-10
+
+    def test_it_reads_the_mean_of_the_atoms_if_told_to(
+        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
+    ) -> None:
+        model = self.make(small_config, head_pooling="mean")
+        together = model(**extractor.pad(mixed_rows[:8])).logits
+        for row, actual in zip(mixed_rows[:8], together, strict=True):
+            alone = extractor.pad([row])
+            means = model.unimol2(**alone).last_hidden_state[:, 1:].mean(1)
+            torch.testing.assert_close(actual, model.classifier(means)[0], rtol=1e-5, atol=1e-5)
+        from_cls = self.make(small_config)(**extractor.pad(mixed_rows[:8])).logits
+        assert not torch.allclose(together, from_cls, atol=1e-3)
+
+    def test_another_read_out_is_refused(self, small_config: UniMol2Config) -> None:
+        with pytest.raises(StrictDataclassError, match="head_pooling"):
+            UniMol2Config(**{**small_config.to_dict(), "head_pooling": "max"})
 
     @pytest.mark.parametrize(("kind", "expected"), [("smooth_l1", 1.5), ("l1", 2.0), ("mse", 4.0)])
     def test_losses_on_standardised_labels(

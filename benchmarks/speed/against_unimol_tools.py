@@ -25,7 +25,6 @@ from harness import HERE, machine, median, publish
 from matplotlib.axes import Axes
 from molecules import write_molecules, write_weights
 
-
 # What `keep_freed_memory` sets, as environment variables of glibc.
 KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
 
@@ -115,9 +114,10 @@ def main(
         axes.set_ylabel("molecules a second")
 
     notes = (
-        f"{first or count} Biogen molecules with given conformers, batch size {batch_size}, {threads} thread(s), float32; "
-        f"ratios are of the same chunk, taken in turn (`python benchmarks/speed/against_unimol_tools.py {what} "
-        f"--data DIR --peer-python PEER/bin/python{' --peer-keeps-memory' * peer_keeps_memory}`)."
+        f"{first or count} Biogen molecules with given conformers, batch size {batch_size}, {threads} thread(s), "
+        "float32; ratios are of the same chunk, taken in turn "
+        f"(`python benchmarks/speed/against_unimol_tools.py {what} --data DIR --peer-python PEER/bin/python"
+        f"{' --peer-keeps-memory' * peer_keeps_memory}`)."
     )
     report = {"machine": machine(threads), "count": first or count, "batch_size": batch_size, "medians": medians}
     name = f"against_unimol_tools_{what}{'_both_keep_memory' * peer_keeps_memory}"

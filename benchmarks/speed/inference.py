@@ -4,8 +4,9 @@
     python benchmarks/speed/inference.py [--cases 84m:8:25] [--no-compiled]
 
 The naive model computes every layer and every (S, S, d^2) outer product in full; weights are the same. Runs alternate
-in one process; "packed" has its weights in oneDNN's layout, "compiled" is torch.compile with static shapes and frozen
-weights.
+in one process. "own s", "naive s" and their ratio are taken first, with memory as the C library gives it; all else
+after `keep_freed_memory()`, as `unimol2-hf embed` runs. "packed" is what that command does to the weights; "compiled"
+is torch.compile with static shapes and frozen weights.
 """
 
 import copy
@@ -29,59 +30,50 @@ from harness import (
 from matplotlib.axes import Axes
 from oracle import naive
 
-from unimol2_hf import UniMol2Config, UniMol2Model
+from unimol2_hf import UniMol2Config, UniMol2Model, keep_freed_memory
 from unimol2_hf.packed_linear import pack_linear_layers
 
 CASES = "84m:8:25,84m:1:25,84m:32:10,84m:4:50,84m:1:100,nano:32:25,42m:8:25,164m:8:25,310m:4:25,570m:2:25,1.1b:1:25"
 
 
-def measure(scale: str, molecules: int, atoms: int, repeats: int, compiled: bool) -> dict[str, Any]:
-    model = UniMol2Model(UniMol2Config.from_scale(scale)).eval()
-    batch = random_batch(molecules, atoms)
-    plain = naive(model)
+def timed(model: UniMol2Model, batch: Any, **options: Any) -> float:
+    with torch.no_grad():
+        return seconds_of(partial(model, **batch, **options))
 
-    def run(which: Any, **options: Any) -> float:
-        with torch.no_grad():
-            return seconds_of(partial(which, **batch, **options))
 
-    gflop = counted_gflop(model, batch, read_out="cls")
-    runs = {"own": partial(run, model, read_out="cls"), "naive": partial(run, plain)}
-    times = in_turn(runs, repeats)
-    own, slow = median(times["own"]), median(times["naive"])
-    del plain, runs["naive"]
+def prepared(scale: str, molecules: int, atoms: int) -> tuple[UniMol2Model, Any]:
+    torch.manual_seed(0)
+    return UniMol2Model(UniMol2Config.from_scale(scale)).eval(), random_batch(molecules, atoms)
+
+
+def beside_naive(scale: str, molecules: int, atoms: int, repeats: int) -> dict[str, Any]:
+    """Memory as the C library gives it."""
+    model, batch = prepared(scale, molecules, atoms)
+    runs = {"own": partial(timed, model, batch, read_out="cls"), "naive": partial(timed, naive(model), batch)}
+    own, slow = (median(values) for values in in_turn(runs, repeats).values())
+    case = {"scale": scale, "molecules": molecules, "atoms": atoms}
+    return {**case, "own s": own, "naive s": slow, "naive / own": slow / own}
+
+
+def with_kept_memory(scale: str, molecules: int, atoms: int, repeats: int, compiled: bool) -> dict[str, Any]:
+    """After `keep_freed_memory()`, which the naive model gains from too."""
+    model, batch = prepared(scale, molecules, atoms)
     pack = copy.deepcopy(model)
     pack_linear_layers(pack)
-    runs["packed"] = partial(run, pack, read_out="cls")
-    # The share apart from the naive runs: their gigabytes of fresh memory slow the run that follows.
-    shares = in_turn({**runs, "ceiling": matrix_product_gflops}, repeats)
-    alone, packed, ceiling = (median(shares[name]) for name in ("own", "packed", "ceiling"))
-    row = {
-        "scale": scale,
-        "molecules": molecules,
-        "atoms": atoms,
-        "own s": own,
-        "naive s": slow,
-        "naive / own": slow / own,
-        "GFLOP": gflop,
-        "GFLOP/s": gflop / alone,
-        "ceiling GFLOP/s": ceiling,
-        "share of ceiling": gflop / alone / ceiling,
-        "packed share": gflop / packed / ceiling,
-        "own / packed": alone / packed,
-        "compiled share": None,
-        "eager / compiled": None,
-    }
+    models = {"own": model, "packed": pack}
+    gflop = counted_gflop(model, batch, read_out="cls")
     if compiled:
         torch._inductor.config.freezing = True
-        fast = torch.compile(model, dynamic=False)
-        pairs = in_turn(
-            {"own": runs["own"], "fast": partial(run, fast, read_out="cls"), "ceiling": matrix_product_gflops},
-            repeats,
-            warm_ups=2,
-        )
-        seconds = median(pairs["fast"])
-        row["compiled share"] = gflop / seconds / median(pairs["ceiling"])
-        row["eager / compiled"] = median(pairs["own"]) / seconds
+        models["compiled"] = torch.compile(copy.deepcopy(model), dynamic=False)
+    runs = {name: partial(timed, each, batch, read_out="cls") for name, each in models.items()}
+    shares = in_turn({**runs, "ceiling": matrix_product_gflops}, repeats, warm_ups=2)
+    ceiling = median(shares["ceiling"])
+    row: dict[str, Any] = {"GFLOP": gflop, "ceiling GFLOP/s": ceiling}
+    for name in ("own", "packed", "compiled"):
+        row[f"{name} share"] = gflop / median(shares[name]) / ceiling if name in shares else None
+    beside = in_turn({**runs, "naive": partial(timed, naive(model), batch)}, max(3, repeats // 2))
+    for name in ("own", "packed", "compiled"):
+        row[f"naive / {name}, kept"] = median(beside["naive"]) / median(beside[name]) if name in beside else None
     return row
 
 
@@ -93,14 +85,14 @@ def main(
 ) -> None:
     """Write inference.json, .md and .png beside this file."""
     torch.set_num_threads(threads)
-    rows: list[Any] = []
-    for number, (scale, molecules, atoms) in enumerate(cases_of(cases)):
-        few = scale in ("310m", "570m", "1.1b")
-        rows.append(
-            measure(scale, molecules, atoms, max(3, repeats // 3) if few else repeats, compiled and number == 0)
-        )
-        print(rows[-1], flush=True)
-
+    chosen = [
+        (*case, max(3, repeats // 3) if case[0] in ("310m", "570m", "1.1b") else repeats) for case in cases_of(cases)
+    ]
+    rows = [beside_naive(*case) for case in chosen]
+    keep_freed_memory()  # from here to the process's end
+    for number, (row, case) in enumerate(zip(rows, chosen, strict=True)):
+        row.update(with_kept_memory(*case, compiled=compiled and number == 0))
+        print(row, flush=True)
     rows = with_earlier("inference", rows, ("scale", "molecules", "atoms"))
 
     def draw(axes: Axes) -> None:
@@ -110,7 +102,8 @@ def main(
         axes.tick_params(axis="x", labelsize=6)
 
     notes = (
-        "CLS embedding of equal molecules, float32, medians of runs in turn (`python benchmarks/speed/inference.py`)."
+        "CLS embedding of equal molecules, float32, medians of runs in turn (`python benchmarks/speed/inference.py`); "
+        "shares are of the ceiling, and these and all that is `kept` after `keep_freed_memory()`."
     )
     publish("inference", {"machine": machine(threads), "repeats": repeats}, rows, notes, draw)
 

@@ -57,6 +57,9 @@ def finetune(
     weight_decay: Annotated[float, typer.Option(min=0.0)] = 0.0,
     patience: Annotated[int, typer.Option(help="epochs without progress before stopping; 0: never", min=0)] = 0,
     loss: Annotated[str, typer.Option(help="smooth_l1, l1 or mse")] = "smooth_l1",
+    pooling: Annotated[
+        str | None, typer.Option(help="cls or mean (of the atoms), for the task head; default: the model's own")
+    ] = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, in training")] = "float32",
     num_conformers: Annotated[int, typer.Option(help="3D conformers a molecule", min=0)] = 1,
     include_2d: Annotated[bool, typer.Option(help="add the 2D depiction as a conformer")] = False,
@@ -83,6 +86,7 @@ def finetune(
         weight_decay=weight_decay,
         patience=patience,
         loss=loss,
+        pooling=pooling,
         precision=precision,
         num_conformers=num_conformers,
         include_2d=include_2d,

@@ -51,7 +51,8 @@ class UniMol2Config(PreTrainedConfig):
         label_mean, label_std: mean and standard deviation of each target over the training labels, in the user's
             units; the task head works on standardised labels. `None` means 0 and 1.
         loss_function: loss of `UniMol2ForPropertyRegression` on standardised labels.
-        head_type: task head on the CLS: "mlp" (dense, tanh, linear: the reference) or "linear" (unimol_tools).
+        head_type: task head: "mlp" (dense, tanh, linear: the reference) or "linear" (unimol_tools).
+        head_pooling: what the task head reads, the "cls" (the reference) or the "mean" of the atoms.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError (a `ValueError` or `TypeError` is its cause): a value of the wrong
@@ -86,6 +87,7 @@ class UniMol2Config(PreTrainedConfig):
     label_std: list[float | int] | None = None
     loss_function: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
     head_type: Literal["mlp", "linear"] = "mlp"
+    head_pooling: Literal["cls", "mean"] = "cls"
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -146,8 +146,11 @@ class UniMol2DistanceEmbedding(nn.Module):
     def forward(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
         # Also under autocast: half precision cannot resolve a bond length.
         with torch.autocast(coordinates.device.type, enabled=False):
-            basis = self._basis(coordinates.detach().float(), pair_types.long())
-            return self.linear_2(F.gelu(self.linear_1(basis)))
+            return self.linear_2(self.features(coordinates, pair_types))
+
+    def features(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
+        """(B, N, N, num_gaussians) float32, before the last linear map; not under autocast."""
+        return F.gelu(self.linear_1(self._basis(coordinates.detach().float(), pair_types.long())))
 
     def _basis(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
         distances = pairwise_distances(coordinates)
@@ -171,12 +174,44 @@ class UniMol2PairEmbeddings(nn.Module):
         self.cls_embedding = nn.Parameter(torch.empty(1, width))
 
     def forward(self, edge_features: Tensor, shortest_paths: Tensor, pair_types: Tensor, coordinates: Tensor) -> Tensor:
+        if self._can_add_in_place(edge_features, shortest_paths):
+            return self._added_in_place(edge_features, shortest_paths, pair_types, coordinates)
         pairs = self.shortest_path_embeddings(shortest_paths.long())
         # One column at a time: a (B, N, N, 3, P) tensor is never built.
         columns = [self.bond_embeddings(column) for column in edge_features.long().unbind(-1)]
         pairs = pairs + (columns[0] + columns[1] + columns[2]) / 3
         pairs = pairs + self.distance_embedding(coordinates, pair_types).to(pairs.dtype)
         return self._with_cls(pairs)
+
+    def _can_add_in_place(self, edge_features: Tensor, shortest_paths: Tensor) -> bool:
+        """Float32 inference on a CPU, where the passes over memory are what costs, by parts that nobody replaced."""
+        weight = self.bond_embeddings.weight
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+        if plain or weight.device.type != "cpu" or weight.dtype != torch.float32 or not edge_features.numel():
+            return False
+        tables = (self.bond_embeddings, self.shortest_path_embeddings)
+        as_made = type(self.distance_embedding.linear_2) is UniMol2Float32Linear
+        # In one table a row beyond the bonds' would be a path's; the lookups of their own raise an error.
+        in_range = int(edge_features.max()) < len(weight) and int(shortest_paths.min()) >= 0
+        return as_made and in_range and all(type(table) is nn.Embedding for table in tables)
+
+    def _added_in_place(
+        self, edge_features: Tensor, shortest_paths: Tensor, pair_types: Tensor, coordinates: Tensor
+    ) -> Tensor:
+        """The same sum in three passes: one lookup of all four rows, the distances added by their product, the CLS."""
+        batch, atoms, _ = shortest_paths.shape
+        last = self.distance_embedding.linear_2
+        bonds, paths = self.bond_embeddings.weight, self.shortest_path_embeddings.weight
+        # Each pair has one path: the product's bias rides along with it.
+        table = torch.cat((bonds / 3, paths + last.bias))
+        rows = torch.cat((edge_features.long(), (shortest_paths.long() + len(bonds)).unsqueeze(-1)), dim=-1)
+        pairs = F.embedding_bag(rows.flatten(0, 2), table, mode="sum")
+        distances = self.distance_embedding.features(coordinates, pair_types)
+        pairs.addmm_(distances.flatten(0, 2), last.weight.T)
+        output = pairs.new_empty(batch, atoms + 1, atoms + 1, pairs.shape[-1])
+        output[:, 1:, 1:] = pairs.view(batch, atoms, atoms, -1)
+        output[:, 0] = output[:, 1:, 0] = self.cls_embedding
+        return output
 
     def _with_cls(self, pairs: Tensor) -> Tensor:
         batch, atoms, _, width = pairs.shape
@@ -803,8 +838,14 @@ def distance_l1_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return per_molecule.mean()
 
 
+def mean_of_atoms(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, D) from states (B, S, D), the CLS first, over the atoms of a mask (B, N)."""
+    mask = attention_mask.bool().unsqueeze(-1)
+    return states[:, 1:].masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+
+
 class UniMol2PropertyHead(nn.Module):
-    """Targets from the CLS; `dense` and `out_proj` are the reference's `classification_heads.<name>`."""
+    """Targets from a pooled vector; `dense` and `out_proj` are the reference's `classification_heads.<name>`."""
 
     def __init__(self, config: UniMol2Config) -> None:
         super().__init__()
@@ -812,15 +853,18 @@ class UniMol2PropertyHead(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if config.head_type == "mlp" else None
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
-    def forward(self, cls: Tensor) -> Tensor:
-        features = self.dropout(cls)
+    def forward(self, pooled: Tensor) -> Tensor:
+        features = self.dropout(pooled)
         if self.dense is not None:
             features = self.dropout(torch.tanh(self.dense(features)))
         return self.out_proj(features)
 
 
 class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
-    """Molecular properties from the CLS, any number of targets, missing labels allowed.
+    """Molecular properties, any number of targets, missing labels allowed.
+
+    They are read from the CLS, as in the reference, or from the mean of the atoms (`config.head_pooling`). Pretraining
+    gives the atoms losses of their own, the CLS none: on few molecules the mean may be the better start.
 
     The head works on standardised labels; `config.label_mean` and `config.label_std` bring predictions into the
     labels' own units. `classifier` is the name that PEFT looks for.
@@ -868,6 +912,9 @@ class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
             labels: (B, num_labels), or (B,) for a single target, in the labels' own units; NaN where missing.
             (others): see `UniMol2Model.forward`.
         """
+        if attention_mask is None:
+            attention_mask = input_ids.ne(self.config.pad_token_id)
+        from_cls = self.config.head_pooling == "cls"
         encoded = self.unimol2(
             input_ids,
             atom_features,
@@ -877,10 +924,12 @@ class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
             pair_types,
             coordinates,
             attention_mask,
-            read_out="cls",
+            read_out="cls" if from_cls else "atoms",
             **kwargs,
         )
-        standardised = self.classifier(encoded.pooler_output).float()
+        states = encoded.last_hidden_state
+        pooled = encoded.pooler_output if from_cls else mean_of_atoms(states, attention_mask)
+        standardised = self.classifier(pooled).float()
         mean, std = self._label_statistics(standardised)
         loss = None
         if labels is not None:

@@ -31,7 +31,7 @@ from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..loading import LOAD_ERRORS, check_complete, check_model_type, lacking_weights
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
-from ..pipeline_unimol2 import MoleculePropertyPipeline
+from ..pipeline_unimol2 import POOLINGS, MoleculePropertyPipeline
 from ..pretrained import NANO_NAME, resolve_model
 from ..trainer import PRECISIONS, UniMol2Trainer
 from .featurized_table import FeaturizedDataset, featurize_with_progress
@@ -68,6 +68,7 @@ class FinetuneSettings:
         weight_decay: AdamW's.
         patience: epochs without a better validation loss before training stops; 0 trains to the end.
         loss: "smooth_l1", "l1" or "mse", on standardised labels.
+        pooling: what the task head reads, "cls" or "mean" (of the atoms); None for what the model's config says.
         num_conformers, include_2d: training draws one at random, evaluation takes the mean over all.
         precision: "float32", or "bfloat16" for autocast in training.
         max_atoms: molecules with more heavy atoms are recorded as failed.
@@ -87,6 +88,7 @@ class FinetuneSettings:
     weight_decay: float = 0.0
     patience: int = 0
     loss: str = "smooth_l1"
+    pooling: str | None = None
     num_conformers: int = 1
     include_2d: bool = False
     precision: str = "float32"
@@ -100,6 +102,8 @@ class FinetuneSettings:
             raise TableError(f"unknown precision {self.precision!r}; use one of {', '.join(PRECISIONS)}")
         if self.loss not in LOSSES:
             raise TableError(f"unknown loss {self.loss!r}; use one of {', '.join(LOSSES)}")
+        if self.pooling not in (None, *POOLINGS):
+            raise TableError(f"unknown pooling {self.pooling!r}; use one of {', '.join(POOLINGS)}")
         if self.split_method not in SPLIT_METHODS:
             raise TableError(f"unknown split {self.split_method!r}; use one of {', '.join(SPLIT_METHODS)}")
         if self.seed < 0:
@@ -185,6 +189,8 @@ def load_model(settings: FinetuneSettings, means: list[float], stds: list[float]
         "label_std": stds,
         "loss_function": settings.loss,
     }
+    if settings.pooling is not None:
+        overrides["head_pooling"] = settings.pooling
     if settings.model.lower() in SCALES:
         return UniMol2ForPropertyRegression(UniMol2Config.from_scale(settings.model, **overrides))
     return load_regression_model(settings.model, new_head=True, **overrides)
