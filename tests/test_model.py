@@ -373,7 +373,7 @@ class TestPairEmbeddings:
                 return 2 * self.inner(input)
 
         embeddings = UniMol2Model(small_config).pair_embeddings
-        embeddings.distance_embedding.linear_2 = Doubled(embeddings.distance_embedding.linear_2)
+        embeddings.distance_embedding.linear_2 = Doubled(embeddings.distance_embedding.linear_2)  # type: ignore[assignment]
         inputs = self.inputs(extractor, mixed_rows[:2])
         with torch.no_grad():
             actual = embeddings(*inputs)

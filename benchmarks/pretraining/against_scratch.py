@@ -29,8 +29,8 @@ SEEDS = (0, 1, 2)
 MODELS = {"pretrained": "unimol2-nano", "from scratch": "nano"}
 TARGETS = {"esol": ("logSolubility",), "biogen_adme": ("hlm_clint", "mdr1_er")}
 OPTIONS = {
-    "esol": "--epochs 15 --batch-size 16 --learning-rate 4e-4",
-    "biogen_adme": "--epochs 2 --batch-size 16 --learning-rate 4e-4 --precision bfloat16",
+    "esol": "--epochs 15 --batch-size 16 --learning-rate 4e-4 --pooling mean",
+    "biogen_adme": "--epochs 6 --batch-size 16 --learning-rate 4e-4 --pooling mean --precision bfloat16",
 }
 
 

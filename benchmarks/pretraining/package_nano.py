@@ -8,6 +8,7 @@ nano_losses.json and .png beside this file. The card, src/unimol2_hf/nano/README
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,15 +26,32 @@ PARTS = ("token_loss", "coordinate_loss", "distance_loss")
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pair_dropout_prob")
 
 
-def main(run: Annotated[Path, typer.Option()] = Path("runs/pretraining/nano")) -> None:
+RUNS = "runs/pretraining/nano,runs/pretraining/nano_continued"
+
+
+def joined_history(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Logged values of runs of which each began with the weights of the one before, steps counted on."""
+    history: list[dict[str, Any]] = []
+    done = 0
+    for run in runs:
+        entries = json.loads((run / "log_history.json").read_text())
+        history += [{**entry, "step": entry["step"] + done} for entry in entries]
+        done += entries[-1]["step"]
+    return history
+
+
+def main(
+    runs: Annotated[str, typer.Option(help="comma-separated; each began with the weights of the one before")] = RUNS,
+) -> None:
     """Write the package's folder and the losses."""
-    model = UniMol2ForPreTraining.from_pretrained(run / "model")
+    folders = [Path(name) for name in runs.split(",")]
+    model = UniMol2ForPreTraining.from_pretrained(folders[-1] / "model")
     published = UniMol2Config()
     for name in DROPOUT:
         setattr(model.config, name, getattr(published, name))
     model.save_pretrained(NANO)
     UniMol2FeatureExtractor().save_pretrained(NANO)
-    history = json.loads((run / "log_history.json").read_text())
+    history = joined_history(folders)
     losses = {
         "training": [entry for entry in history if "loss" in entry],
         "validation": [entry for entry in history if "eval_loss" in entry],
