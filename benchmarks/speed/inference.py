@@ -10,6 +10,7 @@ is torch.compile with static shapes and frozen weights.
 """
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ from unimol2_hf.packed_linear import pack_linear_layers
 CASES = "84m:8:25,84m:1:25,84m:32:10,84m:4:50,84m:1:100,nano:32:25,42m:8:25,164m:8:25,310m:4:25,570m:2:25,1.1b:1:25"
 
 
-def timed(model: UniMol2Model, batch: Any, **options: Any) -> float:
+def timed(model: Callable[..., Any], batch: Any, **options: Any) -> float:
     with torch.no_grad():
         return seconds_of(partial(model, **batch, **options))
 
@@ -60,7 +61,7 @@ def with_kept_memory(scale: str, molecules: int, atoms: int, repeats: int, compi
     model, batch = prepared(scale, molecules, atoms)
     pack = copy.deepcopy(model)
     pack_linear_layers(pack)
-    models = {"own": model, "packed": pack}
+    models: dict[str, Callable[..., Any]] = {"own": model, "packed": pack}
     gflop = counted_gflop(model, batch, read_out="cls")
     if compiled:
         torch._inductor.config.freezing = True
@@ -93,11 +94,11 @@ def main(
     for number, (row, case) in enumerate(zip(rows, chosen, strict=True)):
         row.update(with_kept_memory(*case, compiled=compiled and number == 0))
         print(row, flush=True)
-    rows = with_earlier("inference", rows, ("scale", "molecules", "atoms"))
+    all_rows = with_earlier("inference", rows, ("scale", "molecules", "atoms"))
 
     def draw(axes: Axes) -> None:
-        names = [f"{row['scale']}\n{row['molecules']} x {row['atoms']}" for row in rows]
-        axes.bar(names, [row["naive / own"] for row in rows])
+        names = [f"{row['scale']}\n{row['molecules']} x {row['atoms']}" for row in all_rows]
+        axes.bar(names, [row["naive / own"] for row in all_rows])
         axes.set_ylabel("naive seconds / own seconds")
         axes.tick_params(axis="x", labelsize=6)
 
@@ -105,7 +106,7 @@ def main(
         "CLS embedding of equal molecules, float32, medians of runs in turn (`python benchmarks/speed/inference.py`); "
         "shares are of the ceiling, and these and all that is `kept` after `keep_freed_memory()`."
     )
-    publish("inference", {"machine": machine(threads), "repeats": repeats}, rows, notes, draw)
+    publish("inference", {"machine": machine(threads), "repeats": repeats}, all_rows, notes, draw)
 
 
 if __name__ == "__main__":
