@@ -3,8 +3,9 @@
 
     python benchmarks/pretraining/package_nano.py
 
-Writes src/unimol2_hf/nano/ (config with the published dropout rates, float32 weights with both heads, featurizer), and
-nano_losses.json and .png beside this file. The card, src/unimol2_hf/nano/README.md, is written by hand.
+Writes src/unimol2_hf/nano/ (config with the published dropout rates and heads on the mean of the atoms, float32 weights
+with both heads, featurizer), and nano_losses.json and .png beside this file. The card, src/unimol2_hf/nano/README.md,
+is written by hand.
 """
 
 import json
@@ -49,6 +50,8 @@ def main(
     published = UniMol2Config()
     for name in DROPOUT:
         setattr(model.config, name, getattr(published, name))
+    # What it is fine-tuned with in against_scratch.py; the CLS got no loss of its own.
+    model.config.head_pooling = "mean"
     model.save_pretrained(NANO)
     UniMol2FeatureExtractor().save_pretrained(NANO)
     history = joined_history(folders)

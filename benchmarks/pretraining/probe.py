@@ -3,13 +3,15 @@
 
     python benchmarks/pretraining/probe.py --data DIR
 
-Ridge regression (penalty by leave-one-out within the training part) on the CLS and the mean of the atoms' vectors; ESOL
-and two Biogen endpoints, the fixed scaffold splits. Three seeds: of the split for both, and of the random weights.
+Ridge regression (penalty by leave-one-out within the training part) on two read-outs: of the last layer the CLS and the
+mean of the atoms' vectors, and the mean of the atoms after every layer. ESOL and two Biogen endpoints, the fixed
+scaffold splits. Three seeds: of the split for both, and of the random weights.
 """
 
 import json
 import statistics
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,23 +29,35 @@ from sklearn.preprocessing import StandardScaler
 from splits import with_split
 
 from unimol2_hf import NANO, UniMol2FeatureExtractor, UniMol2Model
-from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
+from unimol2_hf.batching import plan_batches
+from unimol2_hf.modeling_unimol2 import mean_of_atoms
 
 HERE = Path(__file__).parent
 TASKS = (("esol", "logSolubility"), ("biogen_adme", "hlm_clint"), ("biogen_adme", "mdr1_er"))
 SEEDS = (0, 1, 2)
+READ_OUTS = ("last layer", "all layers")
+MAX_PAIRS = 32_768
+Array = np.ndarray[Any, Any]
 
 
-def embeddings_of(model: UniMol2Model, featurized: list[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """CLS and mean of the atoms, (n, 2 D)."""
-    pipeline = MoleculeEmbeddingPipeline(model=model.eval(), feature_extractor=UniMol2FeatureExtractor(), device="cpu")
-    results = pipeline.run_featurized(featurized, 32, per_atom=True)
-    return np.stack([np.concatenate([each["embedding"], each["atom_embeddings"].mean(0)]) for each in results])
+@torch.no_grad()
+def embeddings_of(model: UniMol2Model, featurized: list[Any]) -> dict[str, Array]:
+    """Read-outs of every molecule: (n, 2 D) and (n, (layers + 1) D)."""
+    extractor, model = UniMol2FeatureExtractor(), model.eval()
+    rows = [row for molecule in featurized for row in molecule.model_inputs()]
+    found: dict[str, list[Any]] = {name: [None] * len(rows) for name in READ_OUTS}
+    for batch in plan_batches([len(row["input_ids"]) for row in rows], 32, MAX_PAIRS):
+        inputs = extractor.pad([rows[index] for index in batch])
+        output = model(**inputs, output_hidden_states=True)
+        means = [mean_of_atoms(states, inputs["attention_mask"]) for states in output.hidden_states]
+        vectors = (torch.cat((output.pooler_output, means[-1]), -1), torch.cat(means, -1))
+        for name, values in zip(READ_OUTS, vectors, strict=True):
+            for index, value in zip(batch, values.numpy(), strict=True):
+                found[name][index] = value
+    return {name: np.stack(values) for name, values in found.items()}
 
 
-def probe(
-    features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], split: np.ndarray[Any, Any]
-) -> dict[str, float]:
+def probe(features: Array, labels: Array, split: Array) -> dict[str, float]:
     """Test errors of a ridge regression; the validation part is left alone."""
     known = ~np.isnan(labels)
     train, test = known & (split == "train"), known & (split == "test")
@@ -83,9 +97,11 @@ def main(
             vectors["from scratch"] = [embeddings_of(each, kept) for each in scratch]
             made[name] = table[used], vectors
         table, vectors = made[name]
-        for kind, seed in ((kind, seed) for kind in vectors for seed in SEEDS):
-            errors = probe(vectors[kind][seed], table[target].to_numpy(float), table[f"seed{seed}"].to_numpy())
-            runs.append({"dataset": name, "target": target, "weights": kind, "seed": seed, **errors})
+        for kind, seed, read_out in product(vectors, SEEDS, READ_OUTS):
+            features, split = vectors[kind][seed][read_out], table[f"seed{seed}"].to_numpy()
+            errors = probe(features, table[target].to_numpy(float), split)
+            case = {"dataset": name, "target": target, "read_out": read_out, "weights": kind, "seed": seed}
+            runs.append({**case, **errors})
     (HERE / "probe.json").write_text(json.dumps({"model": model.name, "runs": runs}, indent=1) + "\n")
     text = as_markdown(runs)
     (HERE / "probe.md").write_text(text)
@@ -93,19 +109,18 @@ def main(
 
 
 def as_markdown(runs: list[dict[str, Any]]) -> str:
-    lines = [
-        "Linear probe of frozen embeddings, test MAE, mean (standard deviation) of three split seeds.",
-        "",
-        "| target | pretrained | from scratch | difference, seed by seed | predict the mean |",
+    lines = ["Linear probe of frozen embeddings, test MAE, mean (standard deviation) of three split seeds.", ""]
+    lines += [
+        "| target, read-out | pretrained | from scratch | difference, seed by seed | predict the mean |",
         "|---|---|---|---|---|",
     ]
-    for _, target in TASKS:
+    for (_, target), read_out in product(TASKS, READ_OUTS):
+        chosen = [run for run in runs if (run["target"], run["read_out"]) == (target, read_out)]
         mae = {
-            kind: [run["mae"] for run in runs if run["target"] == target and run["weights"] == kind]
-            for kind in ("pretrained", "from scratch")
+            kind: [run["mae"] for run in chosen if run["weights"] == kind] for kind in ("pretrained", "from scratch")
         }
-        trivial = statistics.mean(run["mean_mae"] for run in runs if run["target"] == target)
-        lines.append(comparison_row(target, mae, trivial))
+        trivial = statistics.mean(run["mean_mae"] for run in chosen)
+        lines.append(comparison_row(f"{target}, {read_out}", mae, trivial))
     return "\n".join(lines) + "\n"
 
 
