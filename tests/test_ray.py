@@ -15,7 +15,14 @@ from unimol2_hf import MoleculeError, UniMol2Error, UniMol2FeatureExtractor, Uni
 from unimol2_hf.conformers import ConformerProvenance
 from unimol2_hf.library.embed import EmbedSettings, embed
 from unimol2_hf.library.molecule_files import MoleculeRow
-from unimol2_hf.library.ray_job import STAGED_SCHEMA, RaySettings, _staged_record, embed_with_ray, read_staged
+from unimol2_hf.library.ray_job import (
+    STAGED_SCHEMA,
+    RaySettings,
+    _FeaturizeShards,
+    _staged_record,
+    embed_with_ray,
+    read_staged,
+)
 from unimol2_hf.library.shards import whole_or_absent
 
 ray = pytest.importorskip("ray")
@@ -89,3 +96,8 @@ def test_staged_rows_come_back_as_they_were(tmp_path: Path, extractor: UniMol2Fe
     assert (back[2].molecule["coordinates"] == given["coordinates"]).all()
     assert back[2].provenance == rows[2].provenance
     assert isinstance(back[3].molecule, MoleculeError)
+
+
+def test_its_featurizing_actors_know_the_packaged_model(tmp_path: Path) -> None:
+    """The default of the command; once only the actors with the model did."""
+    assert _FeaturizeShards(EmbedSettings(), tmp_path)._extractor.to_dict() == UniMol2FeatureExtractor().to_dict()

@@ -23,6 +23,7 @@ from ..conformers import ConformerProvenance
 from ..errors import MoleculeError, UniMol2Error
 from ..feature_extraction_unimol2 import Molecule, UniMol2FeatureExtractor
 from ..memory import keep_freed_memory
+from ..pretrained import resolve_model
 from .embed import (
     EmbedSettings,
     EmbedSummary,
@@ -152,7 +153,7 @@ class _FeaturizeShards:
     """An actor: shard numbers to their featurised rows."""
 
     def __init__(self, settings: EmbedSettings, staged: Path) -> None:
-        self._extractor = UniMol2FeatureExtractor.from_pretrained(settings.model)
+        self._extractor = UniMol2FeatureExtractor.from_pretrained(resolve_model(settings.model))
         self._staged, self._settings = staged, settings
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
