@@ -29,14 +29,13 @@ from sklearn.preprocessing import StandardScaler
 from splits import with_split
 
 from unimol2_hf import NANO, UniMol2FeatureExtractor, UniMol2Model
-from unimol2_hf.batching import plan_batches
+from unimol2_hf.batching import map_in_batches, max_pairs_for
 from unimol2_hf.modeling_unimol2 import mean_of_atoms
 
 HERE = Path(__file__).parent
 TASKS = (("esol", "logSolubility"), ("biogen_adme", "hlm_clint"), ("biogen_adme", "mdr1_er"))
 SEEDS = (0, 1, 2)
 READ_OUTS = ("last layer", "all layers")
-MAX_PAIRS = 32_768
 Array = np.ndarray[Any, Any]
 
 
@@ -44,17 +43,18 @@ Array = np.ndarray[Any, Any]
 def embeddings_of(model: UniMol2Model, featurized: list[Any]) -> dict[str, Array]:
     """Read-outs of every molecule: (n, 2 D) and (n, (layers + 1) D)."""
     extractor, model = UniMol2FeatureExtractor(), model.eval()
-    rows = [row for molecule in featurized for row in molecule.model_inputs()]
-    found: dict[str, list[Any]] = {name: [None] * len(rows) for name in READ_OUTS}
-    for batch in plan_batches([len(row["input_ids"]) for row in rows], 32, MAX_PAIRS):
-        inputs = extractor.pad([rows[index] for index in batch])
+
+    def read_outs(batch: list[Any]) -> list[tuple[Array, ...]]:
+        inputs = extractor.pad(batch)
         output = model(**inputs, output_hidden_states=True)
         means = [mean_of_atoms(states, inputs["attention_mask"]) for states in output.hidden_states]
-        vectors = (torch.cat((output.pooler_output, means[-1]), -1), torch.cat(means, -1))
-        for name, values in zip(READ_OUTS, vectors, strict=True):
-            for index, value in zip(batch, values.numpy(), strict=True):
-                found[name][index] = value
-    return {name: np.stack(values) for name, values in found.items()}
+        last, every = torch.cat((output.pooler_output, means[-1]), -1), torch.cat(means, -1)
+        return list(zip(last.numpy(), every.numpy(), strict=True))
+
+    rows = (row for molecule in featurized for row in molecule.model_inputs())
+    max_pairs = max_pairs_for("cpu", model.config.pair_hidden_size)
+    vectors = map_in_batches(read_outs, rows, lambda row: len(row["input_ids"]), 32, max_pairs)
+    return {name: np.stack(each) for name, each in zip(READ_OUTS, zip(*vectors, strict=True), strict=True)}
 
 
 def probe(features: Array, labels: Array, split: Array) -> dict[str, float]:

@@ -66,7 +66,6 @@ def main(
     batch_size: Annotated[int, typer.Option()] = 32,
     repeats: Annotated[int, typer.Option(help="passes over all molecules")] = 2,
     kinds: Annotated[str, typer.Option(help="of this package, for embed")] = "embed,packed,compiled",
-    first: Annotated[int, typer.Option(help="molecules that are embedded, of the count")] = 0,
     peer_keeps_memory: Annotated[bool, typer.Option(help="glibc's options for unimol_tools")] = False,
     work_dir: Annotated[Path, typer.Option()] = Path("runs/speed"),
 ) -> None:
@@ -94,8 +93,8 @@ def main(
         worker.seconds(0, 0)  # loaded, compiled and warm: no clock runs while another one starts
     rows: list[dict[str, Any]] = []
     for repeat in range(repeats):
-        for start in range(0, first or count, chunk):
-            end = min(start + chunk, first or count)
+        for start in range(0, count, chunk):
+            end = min(start + chunk, count)
             seconds = {name: worker.seconds(start, end) for name, worker in workers.items()}
             row: dict[str, Any] = {"pass": repeat, "molecules": f"{start}-{end - 1}"}
             row |= {f"{name} molecules/s": (end - start) / value for name, value in seconds.items()}
@@ -114,12 +113,12 @@ def main(
         axes.set_ylabel("molecules a second")
 
     notes = (
-        f"{first or count} Biogen molecules with given conformers, batch size {batch_size}, {threads} thread(s), "
+        f"{count} Biogen molecules with given conformers, batch size {batch_size}, {threads} thread(s), "
         "float32; ratios are of the same chunk, taken in turn "
         f"(`python benchmarks/speed/against_unimol_tools.py {what} --data DIR --peer-python PEER/bin/python"
         f"{' --peer-keeps-memory' * peer_keeps_memory}`)."
     )
-    report = {"machine": machine(threads), "count": first or count, "batch_size": batch_size, "medians": medians}
+    report = {"machine": machine(threads), "count": count, "batch_size": batch_size, "medians": medians}
     name = f"against_unimol_tools_{what}{'_both_keep_memory' * peer_keeps_memory}"
     publish(name, report, rows, notes, draw)
 

@@ -162,6 +162,13 @@ class UniMol2DistanceEmbedding(nn.Module):
         return torch.exp(-0.5 * deviations * deviations) / (GAUSSIAN_NORM * width)
 
 
+def is_float32_inference_on_cpu(*tensors: Tensor) -> bool:
+    """Whether tensors may take a path of plain eager operations that keeps nothing for gradients."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+
+
 class UniMol2PairEmbeddings(nn.Module):
     """Shortest path, bond and distance of each atom pair, summed; the CLS row and column in front."""
 
@@ -186,8 +193,7 @@ class UniMol2PairEmbeddings(nn.Module):
     def _can_add_in_place(self, edge_features: Tensor, shortest_paths: Tensor) -> bool:
         """Float32 inference on a CPU, where the passes over memory are what costs, by parts that nobody replaced."""
         weight = self.bond_embeddings.weight
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-        if plain or weight.device.type != "cpu" or weight.dtype != torch.float32 or not edge_features.numel():
+        if not is_float32_inference_on_cpu(weight) or not edge_features.numel():
             return False
         tables = (self.bond_embeddings, self.shortest_path_embeddings)
         as_made = type(self.distance_embedding.linear_2) is UniMol2Float32Linear
@@ -324,28 +330,8 @@ class UniMol2OuterProductProjection(nn.Linear):
             # The product adds onto the sum in place: one pass over the pairs instead of three.
             mapped = _mapped(weight, right).transpose(1, 2)
             return (residual + bias).view(batch, length, -1).baddbmm_(left, mapped).view_as(residual)
-        if torch.compiler.is_compiling() and not torch.is_grad_enabled():
-            product = self._product_by_left_atoms(left, right) + bias
-        else:
-            product = _pair_product(left, right, weight).view(batch, length, length, -1) + bias
+        product = _pair_product(left, right, weight).view(batch, length, length, -1) + bias
         return product if residual is None else residual + product
-
-    def weight_for_left_atoms(self) -> Tensor:
-        """W in another order, (d * P, d): row e * P + p holds W[p, :, e], to be applied to a instead of b."""
-        inner = math.isqrt(self.weight.shape[1])
-        return self.weight.view(-1, inner, inner).permute(2, 0, 1).reshape(-1, inner)
-
-    def _product_by_left_atoms(self, left: Tensor, right: Tensor) -> Tensor:
-        """(B, S, S, P), with W a_i (d, P) a plain matrix for each i; costs a reordered weight, which freezing folds."""
-        batch, length, inner = left.shape
-        mapped = F.linear(left, self.weight_for_left_atoms()).view(batch * length, inner, -1)
-        return torch.bmm(rows_for_left_atoms(right), mapped).view(batch, length, length, -1)
-
-
-def rows_for_left_atoms(right: Tensor) -> Tensor:
-    """All b_j again for each left atom: (B * S, S, d) of (B, S, d)."""
-    batch, length, inner = right.shape
-    return right.unsqueeze(1).expand(batch, length, length, inner).reshape(-1, length, inner)
 
 
 def _mapped(weight: Tensor, right: Tensor) -> Tensor:

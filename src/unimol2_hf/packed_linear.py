@@ -1,12 +1,13 @@
 """Linear layers on weights that oneDNN has laid out for this processor: float32 inference on CPUs."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from .modeling_unimol2 import UniMol2FeedForward, UniMol2OuterProductProjection, rows_for_left_atoms
+from .modeling_unimol2 import UniMol2FeedForward, UniMol2OuterProductProjection, is_float32_inference_on_cpu
 
 # Parameters; the packed copies of a larger model take more memory than their few per cent of speed are worth.
 LARGEST_PACKED_MODEL = 200_000_000
@@ -32,12 +33,9 @@ class _PackedLayer(nn.Linear):
         # oneDNN's layout can be neither copied nor saved; it is made again.
         return {name: value for name, value in self.__dict__.items() if name != "_packed"}
 
-    def _can_run(self, input: Tensor) -> bool:
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-        weight = self.weight
-        fits = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
+    def _can_run(self, *inputs: Tensor) -> bool:
         # A tensor made in inference mode does not tell when it changes.
-        return fits and not plain and not weight.is_inference()
+        return is_float32_inference_on_cpu(*inputs, self.weight) and not self.weight.is_inference()
 
     def _packed_weight(self) -> Tensor:
         state = (self.weight.data_ptr(), self.weight._version)
@@ -78,12 +76,13 @@ class PackedOuterProduct(_PackedLayer, UniMol2OuterProductProjection):
 
     def forward(self, left: Tensor, right: Tensor, bias_scale: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """See `UniMol2OuterProductProjection.forward`."""
-        if residual is None or not self._can_run(left) or not self._can_run(residual):
+        if residual is None or not self._can_run(left, residual):
             return super().forward(left, right, bias_scale, residual)
         batch, length, inner = left.shape
         width, atoms = residual.shape[-1], batch * length
         weight, left, pairs = self._packed_weight(), left.flatten(0, 1), residual.reshape(atoms, length, width)
-        right = rows_for_left_atoms(right)
+        # All b_j again for each atom i.
+        right = right.unsqueeze(1).expand(batch, length, length, inner).reshape(atoms, length, inner)
         bias = (self.bias * bias_scale).expand(batch, length, 1, width).reshape(atoms, 1, width)
         output = torch.empty_like(pairs)
         at_once = max(1, WORK_ELEMENTS // weight.shape[1])
@@ -95,7 +94,9 @@ class PackedOuterProduct(_PackedLayer, UniMol2OuterProductProjection):
         return output.view_as(residual)
 
     def _pack(self) -> Tensor:
-        return self.weight_for_left_atoms().T.contiguous()
+        """(d, d * P): row c, column e * P + p hold W[p, c, e]; c counts a's numbers, e b's."""
+        inner = math.isqrt(self.weight.shape[1])
+        return self.weight.view(-1, inner, inner).permute(1, 2, 0).reshape(inner, -1)
 
 
 class PackedFeedForward(UniMol2FeedForward):

@@ -141,11 +141,9 @@ def _model_to_start_from(name: str, fields: dict[str, Any]) -> UniMol2ForPreTrai
     folder = resolve_model(name)
     try:
         check_model_type(folder)
-        config = UniMol2Config.from_pretrained(folder)
-        unknown = [field for field in fields if not hasattr(config, field)]
+        config, unknown = UniMol2Config.from_pretrained(folder, return_unused_kwargs=True, **fields)
         if unknown:
-            raise ModelError(f"model: UniMol2Config has no field {unknown[0]!r}")
-        config = UniMol2Config.from_pretrained(folder, **fields)
+            raise ModelError(f"model: UniMol2Config has no field {next(iter(unknown))!r}")
         model, loading = UniMol2ForPreTraining.from_pretrained(
             folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
@@ -240,14 +238,14 @@ def _announce(
     checkpoint: Path | None,
 ) -> None:
     table = Table(show_header=False, title="pretraining")
-    kind = settings.scale if settings.start_from is None else settings.start_from
-    table.add_row("model", f"{kind}, {sum(p.numel() for p in model.parameters()):,} parameters")
+    table.add_row(
+        "model", f"{settings.start_from or settings.scale}, {sum(p.numel() for p in model.parameters()):,} parameters"
+    )
     table.add_row("library", f"{len(index):,} molecules, {len(index.shard_sizes)} shards")
     share = plan.largest_scaffold_share()
     table.add_row("draws", f"{share:.2%} of the most drawn scaffold")
     table.add_row("steps", f"{settings.max_steps:,} of {settings.samples_per_step:,} samples")
-    beginning = "random weights" if settings.start_from is None else settings.start_from
-    table.add_row("from", beginning if checkpoint is None else checkpoint.name)
+    table.add_row("from", (settings.start_from or "random weights") if checkpoint is None else checkpoint.name)
     console.print(table)
     if settings.scaffold_temperature is not None and share > MOST_OF_ONE_SCAFFOLD:
         console.print(
