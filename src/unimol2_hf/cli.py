@@ -34,6 +34,11 @@ def _or_exit(console: Console, work: Callable[[], Result]) -> Result:
         raise typer.Exit(2) from error
 
 
+def _names(listed: str) -> tuple[str, ...]:
+    """Names of columns in a comma-separated list."""
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
 @app.callback()
 def _prepare() -> None:
     keep_freed_memory()
@@ -76,7 +81,7 @@ def finetune(
         FinetuneSettings,
         model=model,
         smiles_column=smiles_column,
-        targets=tuple(name.strip() for name in targets.split(",") if name.strip()),
+        targets=_names(targets),
         split_column=split_column,
         split_method=split_method,
         epochs=epochs,
@@ -195,6 +200,11 @@ def build(
     include_2d: Annotated[bool, typer.Option(help="add the 2D depiction")] = True,
     seed: Annotated[int, typer.Option(help="of the conformers", min=0)] = 42,
     max_atoms: Annotated[int, typer.Option(help="most heavy atoms of a molecule", min=1)] = 256,
+    keep_columns: Annotated[
+        str | None,
+        typer.Option(help="numeric columns to keep, comma-separated: targets for pretraining"),
+    ] = None,
+    descriptors: Annotated[str | None, typer.Option(help="rdkit: also keep RDKit's descriptors")] = None,
     rows_per_shard: Annotated[int, typer.Option(help="rows of a Parquet file", min=1)] = 4096,
     num_workers: Annotated[int | None, typer.Option(help="processes; default all cores", min=0)] = None,
 ) -> None:
@@ -210,6 +220,8 @@ def build(
         include_2d=include_2d,
         seed=seed,
         max_atoms=max_atoms,
+        keep_columns=_names(keep_columns or "") or None,
+        descriptors=descriptors,
         rows_per_shard=rows_per_shard,
         num_workers=(os.cpu_count() or 1) if num_workers is None else num_workers,
     )

@@ -5,6 +5,7 @@ molecules before them: a job that was killed goes on and ends with the unbroken 
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rdkit import Chem
 from rich.console import Console
@@ -20,11 +22,13 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..conformers import TWO_DIMENSIONAL, Conformer, ConformerSettings, depict, generate_conformers, given_conformers
+from ..descriptors import RDKIT, descriptor_names, rdkit_descriptors
 from ..errors import MoleculeError, MoleculeTooLargeError, TableError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor, map_in_order, molecule_of
 from ..molecule_features import remove_hydrogens
 from .job import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
-from .molecule_files import MoleculeRow, read_molecules
+from .molecule_files import MoleculeRow, kept_widths, read_molecules
+from .number_columns import as_stored, number_field
 from .scaffolds import murcko_scaffold
 from .shards import (
     PRETRAINING_SCHEMA,
@@ -35,7 +39,7 @@ from .shards import (
     write_json_whole,
 )
 
-CONFORMERS = "conformers"
+CONFORMERS, RDKIT_DESCRIPTORS = "conformers", "rdkit_descriptors"
 _READ_AHEAD = 256
 _EMPTY: dict[str, Any] = {
     "atomic_numbers": None,
@@ -43,6 +47,7 @@ _EMPTY: dict[str, Any] = {
     "provenance": [],
     "num_heavy_atoms": None,
     "scaffold": None,
+    RDKIT_DESCRIPTORS: None,
 }
 
 
@@ -55,6 +60,9 @@ class BuildSettings:
         num_conformers: 3D conformers a molecule; those that the file brings are kept and count.
         include_2d: add RDKit's 2D depiction.
         seed: of the first conformer; the k-th uses `seed + k`.
+        keep_columns: numeric columns of the source that the library keeps (pretraining's graph targets): numbers, in
+            Parquet also lists of numbers of one length; empty cells are missing values.
+        descriptors: "rdkit" adds RDKit's descriptors as a column `rdkit_descriptors` (7 ms a molecule).
         embed_timeout: seconds for one embedding attempt.
         max_atoms: a molecule with more heavy atoms is a row with an error.
         rows_per_shard: consecutive input rows of a Parquet file; what a kill can cost.
@@ -68,12 +76,20 @@ class BuildSettings:
     seed: int = 42
     embed_timeout: int = 30
     max_atoms: int = 256
+    keep_columns: tuple[str, ...] | None = None
+    descriptors: str | None = None
     rows_per_shard: int = 4096
     num_workers: int = 2
 
     def __post_init__(self) -> None:
         if self.rows_per_shard < 1 or self.num_workers < 0:
             raise TableError(f"rows_per_shard={self.rows_per_shard} must be at least 1, num_workers at least 0")
+        if self.descriptors not in (None, RDKIT):
+            raise TableError(f"unknown descriptors {self.descriptors!r}; use {RDKIT}")
+        taken = {*PRETRAINING_SCHEMA.names, *([RDKIT_DESCRIPTORS] if self.descriptors else [])}
+        clash = sorted(taken & set(self.kept))
+        if clash or len(set(self.kept)) < len(self.kept):
+            raise TableError(f"keep_columns names {', '.join(clash) or 'a column twice'}; a library has it already")
         # The featurizer's own rules, told before the first molecule.
         UniMol2FeatureExtractor(
             max_atoms=self.max_atoms,
@@ -82,6 +98,21 @@ class BuildSettings:
             seed=self.seed,
             embed_timeout=self.embed_timeout,
         )
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        return self.keep_columns or ()
+
+    def schema(self, source: Path) -> pa.Schema:
+        """Columns of a shard: those of every library, then the kept ones and the descriptors.
+
+        Raises:
+            TableError: the source lacks a column to keep.
+        """
+        kept = [number_field(name, width) for name, width in kept_widths(source, self.kept).items()]
+        names = {b"names": json.dumps(descriptor_names()).encode()}
+        described = number_field(RDKIT_DESCRIPTORS, len(descriptor_names())).with_metadata(names)
+        return pa.schema([*PRETRAINING_SCHEMA, *kept, *([described] if self.descriptors else [])])
 
     def of_output(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "num_workers"}
@@ -116,7 +147,7 @@ def build_conformers(source: Path, output_dir: Path, settings: BuildSettings, co
         TableError: the source cannot be read, or the folder holds another job's output.
         UniMol2Error: a conformer setting is out of range.
     """
-    next(read_molecules(source, settings.smiles_column, settings.id_column), None)
+    next(_rows_of(source, settings), None)
     shards = output_dir / CONFORMERS
     with locked_output(output_dir):
         shards.mkdir(exist_ok=True)
@@ -126,12 +157,16 @@ def build_conformers(source: Path, output_dir: Path, settings: BuildSettings, co
         return _finish(output_dir, console)
 
 
+def _rows_of(source: Path, settings: BuildSettings) -> Iterator[MoleculeRow]:
+    return read_molecules(source, settings.smiles_column, settings.id_column, settings.kept)
+
+
 def _build_missing_shards(source: Path, shards: Path, settings: BuildSettings, console: Console) -> None:
     done = finished_shards(shards)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} rows"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("conformers", total=None)
-        rows = read_molecules(source, settings.smiles_column, settings.id_column)
+        rows, schema = _rows_of(source, settings), settings.schema(source)
         first_rows = _FirstRows()
 
         def missing() -> Iterator[tuple[int, Any]]:
@@ -145,7 +180,7 @@ def _build_missing_shards(source: Path, shards: Path, settings: BuildSettings, c
         work = partial(build_row, settings=settings)
         records = map_in_order(work, missing(), settings.num_workers, _READ_AHEAD)
         for number, group in groupby(records, lambda record: record["row"] // settings.rows_per_shard):
-            with whole_or_absent(shard_path(shards, number), PRETRAINING_SCHEMA) as writer:
+            with whole_or_absent(shard_path(shards, number), schema) as writer:
                 summary = BuildSummary()
                 for record in group:
                     summary.add(record, record.pop("duplicate"))
@@ -161,6 +196,7 @@ class _Task:
     id: str
     smiles: str
     molecule: Any
+    kept: Mapping[str, Any]
     duplicate: bool = False
 
 
@@ -175,13 +211,13 @@ class _FirstRows:
             heavy = remove_hydrogens(molecule_of(row.molecule))
             smiles = str(Chem.MolToSmiles(heavy))
         except MoleculeError as error:
-            return _Task(row.id, row.smiles, error)
+            return _Task(row.id, row.smiles, error, row.kept)
         except (RuntimeError, ValueError) as error:
-            return _Task(row.id, row.smiles, MoleculeError(f"unexpected {type(error).__name__}: {error}"))
+            return _Task(row.id, row.smiles, MoleculeError(f"unexpected {type(error).__name__}: {error}"), row.kept)
         first = self._rows.setdefault(_digest(smiles), row.number)
         if first != row.number:
-            return _Task(row.id, smiles, MoleculeError(f"duplicate of row {first}"), duplicate=True)
-        return _Task(row.id, smiles, _FrozenHeavyAtoms.of(heavy, smiles))
+            return _Task(row.id, smiles, MoleculeError(f"duplicate of row {first}"), row.kept, duplicate=True)
+        return _Task(row.id, smiles, _FrozenHeavyAtoms.of(heavy, smiles), row.kept)
 
     def remember_shard(self, path: Path) -> None:
         """The molecules of a shard that was finished before."""
@@ -212,6 +248,7 @@ def build_row(numbered: tuple[int, _Task], settings: BuildSettings) -> dict[str,
     """A row of `PRETRAINING_SCHEMA` and whether it is a duplicate; a molecule that fails keeps its reason."""
     number, task = numbered
     record = {"row": number, "id": task.id, "smiles": task.smiles, "duplicate": task.duplicate, **_EMPTY}
+    record |= {name: as_stored(task.kept[name]) if name in task.kept else None for name in settings.kept}
     try:
         if isinstance(task.molecule, MoleculeError):
             raise task.molecule
@@ -231,7 +268,9 @@ def _conformers_of(frozen: _FrozenHeavyAtoms, settings: BuildSettings) -> dict[s
     conformers = [*frozen.given, *_generated(heavy, settings, settings.num_conformers - len(frozen.given))]
     if settings.include_2d and not any(each.provenance.method == TWO_DIMENSIONAL for each in conformers):
         conformers.append(depict(heavy))
+    described = {RDKIT_DESCRIPTORS: rdkit_descriptors(heavy)} if settings.descriptors else {}
     return {
+        **described,
         "atomic_numbers": np.array([atom.GetAtomicNum() for atom in heavy.GetAtoms()], dtype=np.uint8),
         "conformers": [conformer.coordinates.ravel() for conformer in conformers],
         "provenance": [conformer.provenance.to_dict() for conformer in conformers],

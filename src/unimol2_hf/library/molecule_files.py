@@ -5,20 +5,22 @@ import csv
 import gzip
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 
 from ..conformers import ConformerProvenance
 from ..errors import CoordinatesError, MoleculeError, SanitizationError, TableError
 from ..feature_extraction_unimol2 import Molecule
 from ..molecule_features import is_three_dimensional
+from .number_columns import Kept, number_in_text, numbers_of, width_in_parquet
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _SMILES_HEADERS = ("smiles", "canonical_smiles", "smi")
@@ -38,6 +40,7 @@ class MoleculeRow:
         smiles: as the file has it; of a molecule with its own coordinates, RDKit's.
         molecule: what the featurizer gets: a SMILES, a molecule, a SMILES with coordinates, or why there is none.
         provenance: of the coordinates that the file brings along, where it tells.
+        kept: numbers (width,) of the columns that were to be kept, NaN where missing.
     """
 
     number: int
@@ -45,15 +48,19 @@ class MoleculeRow:
     smiles: str
     molecule: Molecule
     provenance: tuple[ConformerProvenance, ...] = ()
+    kept: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Columns:
     smiles: str
     id: str | None
+    kept: tuple[str, ...] = ()
 
 
-def read_molecules(path: Path, smiles_column: str = "smiles", id_column: str | None = None) -> Iterator[MoleculeRow]:
+def read_molecules(
+    path: Path, smiles_column: str = "smiles", id_column: str | None = None, keep: Sequence[str] = ()
+) -> Iterator[MoleculeRow]:
     """Stream the rows of a file, or of a folder of Parquet files in the order of their names.
 
     - CSV (`.csv`, `.tsv`): comma, semicolon or tab; a line with a wrong number of cells is a row with an error.
@@ -64,21 +71,38 @@ def read_molecules(path: Path, smiles_column: str = "smiles", id_column: str | N
 
     All but Parquet may be compressed (`.gz`, `.bz2`, `.xz`). Empty lines are rows, except at the end of a file.
 
+    The columns to `keep` (of an SDF: properties) hold numbers, in Parquet also lists of numbers; a cell that holds
+    something else makes its row an error.
+
     Raises:
         TableError: no such file, an unknown kind, no such column, or a file that breaks off.
     """
     if not path.exists():
         raise TableError(f"{path} does not exist")
-    columns = _Columns(smiles_column, id_column)
+    columns = _Columns(smiles_column, id_column, tuple(keep))
     files = files_of(path)
     if not files:
         raise TableError(f"{path} is a folder without .parquet files")
-    if path.is_dir() or path.suffix.lower() in (".parquet", ".pq"):
-        rows = _read_parquet(files, columns)
-    else:
-        rows = _read_text(path, columns)
-    for number, (identifier, smiles, molecule, provenance) in enumerate(rows):
-        yield MoleculeRow(number, identifier, smiles, molecule, provenance)
+    rows = _read_parquet(files, columns) if _is_parquet(path) else _read_text(path, columns)
+    for number, (identifier, smiles, molecule, provenance, kept) in enumerate(rows):
+        yield MoleculeRow(number, identifier, smiles, molecule, provenance, kept)
+
+
+def kept_widths(path: Path, keep: Sequence[str]) -> dict[str, int]:
+    """How many numbers a row has of each column to keep.
+
+    Raises:
+        TableError: the file lacks one, or has no columns.
+    """
+    if not keep:
+        return {}
+    if _is_parquet(path):
+        return {name: width_in_parquet(files_of(path), name) for name in keep}
+    return dict.fromkeys(keep, 1)
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() in (".parquet", ".pq")
 
 
 def files_of(source: Path) -> list[Path]:
@@ -86,7 +110,7 @@ def files_of(source: Path) -> list[Path]:
     return sorted(source.glob("*.parquet")) if source.is_dir() else [source]
 
 
-_Row = tuple[str, str, Molecule, tuple[ConformerProvenance, ...]]
+_Row = tuple[str, str, Molecule, tuple[ConformerProvenance, ...], Kept]
 
 
 def _read_text(path: Path, columns: _Columns) -> Iterator[_Row]:
@@ -130,13 +154,13 @@ def _read_csv(file: TextIO, columns: _Columns, path: Path) -> Iterator[_Row]:
     reader = csv.reader(file, delimiter=delimiter)
     try:
         for cells in _without_trailing(reader, lambda row: not any(row)):
-            yield _csv_row(cells, header, positions)
+            yield _csv_row(cells, header, positions, columns.kept)
     except csv.Error as error:
         raise TableError(f"{path}, line {reader.line_num + 1}: {error}; look for a quote that is not closed") from error
 
 
 def _positions(header: list[str], columns: _Columns, path: Path) -> tuple[int, int | None]:
-    wanted = [columns.smiles, *([columns.id] if columns.id else [])]
+    wanted = [columns.smiles, *([columns.id] if columns.id else []), *columns.kept]
     for name in wanted:
         if header.count(name) != 1:
             problem = f"no column {name}" if name not in header else f"the column {name} more than once"
@@ -144,23 +168,34 @@ def _positions(header: list[str], columns: _Columns, path: Path) -> tuple[int, i
     return header.index(columns.smiles), header.index(columns.id) if columns.id else None
 
 
-def _csv_row(cells: list[str], header: list[str], positions: tuple[int, int | None]) -> _Row:
+def _csv_row(cells: list[str], header: list[str], positions: tuple[int, int | None], keep: tuple[str, ...]) -> _Row:
     smiles_at, id_at = positions
     smiles = cells[smiles_at] if smiles_at < len(cells) else ""
     identifier = cells[id_at] if id_at is not None and id_at < len(cells) else ""
     molecule: Molecule = smiles
     if cells and len(cells) != len(header):
         molecule = MoleculeError(f"the row has {len(cells)} cells, the header {len(header)}; quote cells with commas")
-    return identifier, smiles, molecule, ()
+        return identifier, smiles, molecule, (), {}
+    return _with_kept(identifier, smiles, molecule, {name: cells[header.index(name)] for name in keep} if cells else {})
+
+
+def _with_kept(identifier: str, smiles: str, molecule: Molecule, cells: Mapping[str, str | None]) -> _Row:
+    """A row with its numbers; one that is none makes the row an error."""
+    try:
+        return identifier, smiles, molecule, (), {name: number_in_text(text, name) for name, text in cells.items()}
+    except MoleculeError as error:
+        return identifier, smiles, error, (), {}
 
 
 def _read_smiles(file: TextIO, columns: _Columns, path: Path) -> Iterator[_Row]:
+    if columns.kept:
+        raise TableError(f"{path} has no columns to keep ({', '.join(columns.kept)}); give a CSV or Parquet file")
     lines = (line.strip() for line in file)
     for number, line in enumerate(_without_trailing(lines, lambda text: not text)):
         smiles, name = _split_smiles_line(line)
         if number == 0 and smiles.lower() in _SMILES_HEADERS:
             continue
-        yield name, smiles, smiles, ()
+        yield name, smiles, smiles, (), {}
 
 
 def _split_smiles_line(line: str) -> tuple[str, str]:
@@ -193,12 +228,13 @@ def _sdf_row(block: list[str], columns: _Columns) -> _Row:
         try:
             molecule = _molecule_of(block)
             if molecule is None:
-                return title, "", SanitizationError(reason), ()
+                return title, "", SanitizationError(reason), (), {}
+            cells = {name: molecule.GetProp(name) if molecule.HasProp(name) else None for name in columns.kept}
             if columns.id:
                 title = molecule.GetProp(columns.id) if molecule.HasProp(columns.id) else ""
-            return title, Chem.MolToSmiles(Chem.RemoveHs(molecule, sanitize=False)), molecule, ()
+            return _with_kept(title, Chem.MolToSmiles(Chem.RemoveHs(molecule, sanitize=False)), molecule, cells)
         except (RuntimeError, ValueError, UnicodeError) as error:
-            return title, "", SanitizationError(f"{reason}: {error}"), ()
+            return title, "", SanitizationError(f"{reason}: {error}"), (), {}
 
 
 def _molecule_of(block: list[str]) -> Chem.Mol | None:
@@ -214,6 +250,7 @@ def _molecule_of(block: list[str]) -> Chem.Mol | None:
 
 
 def _read_parquet(files: list[Path], columns: _Columns) -> Iterator[_Row]:
+    widths = {name: width_in_parquet(files, name) for name in columns.kept}
     for path in files:
         try:
             parquet = pq.ParquetFile(path)
@@ -225,24 +262,26 @@ def _read_parquet(files: list[Path], columns: _Columns) -> Iterator[_Row]:
         # Only beside conformers are these two the columns that this package writes.
         companions = ("conformers", "provenance", "error") if "conformers" in names else ("coordinates",)
         wanted += [name for name in companions if name in names and name not in wanted]
-        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
-            yield from (_parquet_row(record, columns) for record in batch.to_pylist())
+        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=[*wanted, *widths]):
+            kept = {name: numbers_of(batch[name], name, width) for name, width in widths.items()}
+            for number, record in enumerate(batch.select(wanted).to_pylist()):
+                yield _parquet_row(record, columns, {name: values[number] for name, values in kept.items()})
 
 
-def _parquet_row(record: Mapping[str, Any], columns: _Columns) -> _Row:
+def _parquet_row(record: Mapping[str, Any], columns: _Columns, kept: Kept) -> _Row:
     smiles = record[columns.smiles]
     identifier = record.get(columns.id or "id")
     text = "" if smiles is None else str(smiles)
     name = "" if identifier is None else str(identifier)
     flat = _flat_conformers(record)
     if not flat:
-        return name, text, MoleculeError(str(record["error"])) if record.get("error") else text, ()
+        return name, text, MoleculeError(str(record["error"])) if record.get("error") else text, (), kept
     try:
         coordinates = np.stack([_as_positions(values) for values in flat])
         provenance = tuple(ConformerProvenance(**entry) for entry in record.get("provenance") or ())
     except (CoordinatesError, TypeError, ValueError) as error:
-        return name, text, CoordinatesError(f"its stored conformers cannot be used: {error}"), ()
-    return name, text, {"smiles": text, "coordinates": coordinates}, provenance
+        return name, text, CoordinatesError(f"its stored conformers cannot be used: {error}"), (), kept
+    return name, text, {"smiles": text, "coordinates": coordinates}, provenance, kept
 
 
 def _flat_conformers(record: Mapping[str, Any]) -> list[list[float]]:
