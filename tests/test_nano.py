@@ -16,7 +16,7 @@ from unimol2_hf.finetuning.finetune import FinetuneSettings
 from unimol2_hf.library.embed import EmbedSettings, load_embedding_pipeline
 from unimol2_hf.pretrained import NANO_NAME, resolve_model
 from unimol2_hf.pretraining.collator import DataCollatorForUniMol2Pretraining
-from unimol2_hf.pretraining.trainer import validation_metrics, validation_sums
+from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 
 DRUGS = Path(__file__).parents[1] / "examples" / "drugs.csv"
 CARBON = 6

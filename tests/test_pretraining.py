@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from unimol2_hf import ModelError, TableError, UniMol2Config, UniMol2ForPreTraining
 from unimol2_hf.cli import app
+from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain
 from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
 from unimol2_hf.pretraining.stream import Share
-from unimol2_hf.pretraining.trainer import last_complete_checkpoint, validation_metrics, validation_sums
+from unimol2_hf.pretraining.trainer import last_complete_checkpoint
 
 LOSS_NAMES = ("loss", "token_loss", "coordinate_loss", "distance_loss")
 QUIET = Console(quiet=True)
@@ -31,14 +32,15 @@ def history_of(folder: Path) -> list[dict[str, float]]:
     return [entry for entry in history if "loss" in entry or "eval_loss" in entry]
 
 
-def assert_same_losses(one: Path, other: Path, tolerance: float) -> None:
+def assert_same_losses(one: Path, other: Path, tolerance: float, targets: tuple[str, ...] = ()) -> None:
     first, second = history_of(one), history_of(other)
+    assert set(targets) <= set(first[0])
     assert len(first) == len(second) > 0
     for a, b in zip(first, second, strict=True):
         assert a["step"] == b["step"]
         for name in a:
             exact = name == "grad_norm" and tolerance < 1e-3
-            if exact or name.removeprefix("eval_") in LOSS_NAMES:
+            if exact or name.removeprefix("eval_") in (*LOSS_NAMES, *targets):
                 assert a[name] == pytest.approx(b[name], rel=tolerance, abs=tolerance)
 
 
@@ -47,6 +49,19 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, library_dir: Path) -> Pa
     folder = tmp_path_factory.mktemp("whole")
     run_whole(jobs(), train, str(library_dir), str(folder))
     return folder
+
+
+def train_in_two_processes(library: Path, output_dir: Path, changes: dict[str, object]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (2, port, str(library), str(output_dir), changes)
+    pair = [jobs().Process(target=train_as_rank, args=(rank, *arguments)) for rank in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join()
+    assert [process.exitcode for process in pair] == [0, 0]
 
 
 def jobs() -> Any:
@@ -168,18 +183,8 @@ class TestProcesses:
             "max_steps": 8,
             "ema_decay": None if trainer else 0.9,
         }
-        processes = jobs()
-        run_whole(processes, train, str(library_dir), str(tmp_path / "one"), changes)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        arguments = (2, port, str(library_dir), str(tmp_path / "two"), {**changes, "trainer": trainer})
-        pair = [processes.Process(target=train_as_rank, args=(rank, *arguments)) for rank in range(2)]
-        for process in pair:
-            process.start()
-        for process in pair:
-            process.join()
-        assert [process.exitcode for process in pair] == [0, 0]
+        run_whole(jobs(), train, str(library_dir), str(tmp_path / "one"), changes)
+        train_in_two_processes(library_dir, tmp_path / "two", {**changes, "trainer": trainer})
         assert_same_losses(tmp_path / "one", tmp_path / "two", 2e-5)
         one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
         for name, value in one.items():

@@ -74,7 +74,7 @@ class TestCollatorStatistics:
         collator = DataCollatorForUniMol2Pretraining(seed=4)
         noise = []
         for number in range(SAMPLES):
-            features, clean, _ = collator.sample({**library_rows[number % len(library_rows)], DRAW: number})
+            features, clean, _, _ = collator.sample({**library_rows[number % len(library_rows)], DRAW: number})
             noise.append(features["coordinates"] - clean)
         values = np.concatenate([each.ravel() for each in noise])
         assert values.std() == pytest.approx(0.2, abs=0.001)

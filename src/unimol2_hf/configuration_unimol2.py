@@ -53,6 +53,10 @@ class UniMol2Config(PreTrainedConfig):
         loss_function: loss of `UniMol2ForPropertyRegression` on standardised labels.
         head_type: task head: "mlp" (dense, tanh, linear: the reference) or "linear" (unimol_tools).
         head_pooling: what the task head reads, the "cls" (the reference) or the "mean" of the atoms.
+        graph_targets: what `UniMol2ForPreTraining` predicts of the whole molecule besides the paper's task; `None` for
+            nothing. A list of blocks {"name", "mean", "std"}, where `mean` and `std`, a number for each target of the
+            block, standardise it.
+        graph_head_size: inner width of the head for these.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError (a `ValueError` or `TypeError` is its cause): a value of the wrong
@@ -88,6 +92,8 @@ class UniMol2Config(PreTrainedConfig):
     loss_function: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
     head_type: Literal["mlp", "linear"] = "mlp"
     head_pooling: Literal["cls", "mean"] = "cls"
+    graph_targets: list[dict[str, Any]] | None = None
+    graph_head_size: int = 512
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -129,6 +135,16 @@ class UniMol2Config(PreTrainedConfig):
         id2label = self.id2label or {}
         return [str(id2label[index]) for index in sorted(id2label)]
 
+    @property
+    def graph_target_sizes(self) -> list[int]:
+        """Number of targets of each block of `graph_targets`."""
+        return [len(block["mean"]) for block in self.graph_targets or ()]
+
+    @property
+    def num_graph_targets(self) -> int:
+        """Number of all graph targets T."""
+        return sum(self.graph_target_sizes)
+
     def validate_architecture(self) -> None:
         """Part of the strict validation: sizes that fit together."""
         self._require_positive()
@@ -147,6 +163,7 @@ class UniMol2Config(PreTrainedConfig):
         if not 0 <= self.mask_token_id < self.vocab_size:
             raise ValueError(f"mask_token_id ({self.mask_token_id}) must be below vocab_size ({self.vocab_size})")
         self._require_label_scale()
+        self._require_graph_targets()
 
     def _require_positive(self) -> None:
         names = (
@@ -157,6 +174,7 @@ class UniMol2Config(PreTrainedConfig):
             "intermediate_size",
             "pair_hidden_size",
             "pair_inner_size",
+            "graph_head_size",
         )
         for name in names:
             if getattr(self, name) < 1:
@@ -188,6 +206,20 @@ class UniMol2Config(PreTrainedConfig):
                 raise ValueError(f"{name} must be finite, not {values}")
         if self.label_std is not None and min(self.label_std) <= 0:
             raise ValueError(f"label_std must be positive, not {self.label_std}; a constant target cannot be learned")
+
+    def _require_graph_targets(self) -> None:
+        blocks = self.graph_targets or []
+        names = [block.get("name") for block in blocks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"graph_targets must have names of their own, not {names}")
+        for block in blocks:
+            if set(block) != {"name", "mean", "std"} or not block["mean"] or len(block["mean"]) != len(block["std"]):
+                raise ValueError(
+                    f"the graph targets {block.get('name')!r} need name, mean and std, one mean and std per target"
+                )
+            numbers = [*block["mean"], *block["std"]]
+            if not all(math.isfinite(number) for number in numbers) or min(block["std"]) <= 0:
+                raise ValueError(f"mean and std of the graph targets {block['name']!r} must be finite, std positive")
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What is written to `config.json`; always with the targets, since the default here is one, not two."""

@@ -60,6 +60,7 @@ def export_with_code(
     model: PreTrainedModel,
     save_directory: str | Path,
     feature_extractor: feature_extraction_unimol2.UniMol2FeatureExtractor | None = None,
+    keep_graph_targets: bool = False,
     **save_kwargs: Any,
 ) -> Path:
     """Write a folder that loads without this package, by `trust_remote_code=True`.
@@ -70,12 +71,18 @@ def export_with_code(
         model: any Uni-Mol2 model.
         save_directory: folder to write; created if missing.
         feature_extractor: saved beside the model; a default one if not given.
+        keep_graph_targets: also the head of the graph targets that a pretraining model may have.
         **save_kwargs: passed to `model.save_pretrained`, for example `max_shard_size`.
     """
     folder = Path(save_directory)
     extractor = feature_extractor or feature_extraction_unimol2.UniMol2FeatureExtractor()
+    if not keep_graph_targets:
+        weights = model.state_dict().items()
+        save_kwargs["state_dict"] = {name: each for name, each in weights if not name.startswith("graph_target_head.")}
     model.save_pretrained(folder, **save_kwargs)
     extractor.save_pretrained(folder)
+    if not keep_graph_targets:
+        _update_json(folder / "config.json", graph_targets=None)
     _update_json(folder / "config.json", auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
     _update_json(
         folder / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}

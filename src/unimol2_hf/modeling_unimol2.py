@@ -5,7 +5,7 @@ H heads, d the inner width of the outer product and the triangle update.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +38,7 @@ NUM_PAIR_TYPE_ROWS = 512
 GAUSSIAN_NORM = math.sqrt(2 * 3.14159)
 OUTER_PRODUCT_EPS = 1e-3
 IGNORED_TOKEN = -100
+SMALL_PAIR_WIDTH = 64
 
 
 @dataclass
@@ -66,13 +67,15 @@ class UniMol2PreTrainingOutput(ModelOutput):
     """Output of `UniMol2ForPreTraining`.
 
     Args:
-        loss: sum of the three losses, where targets were given.
+        loss: sum of the losses, where targets were given.
         token_loss: cross entropy over masked atoms, nats.
         coordinate_loss: L1 of the coordinates, angstrom (arXiv 2406.14969, section 3).
         distance_loss: L1 of the distances, angstrom.
+        graph_losses: (blocks of graph targets,), smooth L1 of standardised targets.
         token_logits: (B, N, vocab_size).
         predicted_coordinates: (B, N, 3), angstrom, float32.
         predicted_distances: (B, N, N), angstrom, float32.
+        predicted_graph_targets: (2, B, T) float32, standardised: read from the CLS, and from the mean of the atoms.
         hidden_states, pair_hidden_states, attentions: see `UniMol2ModelOutput`.
     """
 
@@ -80,9 +83,11 @@ class UniMol2PreTrainingOutput(ModelOutput):
     token_loss: Tensor | None = None
     coordinate_loss: Tensor | None = None
     distance_loss: Tensor | None = None
+    graph_losses: Tensor | None = None
     token_logits: Tensor | None = None
     predicted_coordinates: Tensor | None = None
     predicted_distances: Tensor | None = None
+    predicted_graph_targets: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     pair_hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -331,7 +336,7 @@ class UniMol2OuterProductProjection(nn.Linear):
             mapped = _mapped(weight, right).transpose(1, 2)
             return (residual + bias).view(batch, length, -1).baddbmm_(left, mapped).view_as(residual)
         product = _pair_product(left, right, weight).view(batch, length, length, -1) + bias
-        return product if residual is None else residual + product
+        return product if residual is None else residual + product.to(residual.dtype)
 
 
 def _mapped(weight: Tensor, right: Tensor) -> Tensor:
@@ -450,9 +455,11 @@ class UniMol2ResidualDropout(nn.Dropout):
     """residual + dropout(update)."""
 
     def forward(self, residual: Tensor, update: Tensor) -> Tensor:  # type: ignore[override]
+        # Cast first: on a CPU a sum of two types is not vectorised (a tenth of a training step under autocast).
+        update = update.to(residual.dtype)
         if not self.training or not 0 < self.p < 1:
             return residual + super().forward(update)
-        plain = residual.device.type != "cpu" or residual.dtype != update.dtype or torch.compiler.is_compiling()
+        plain = residual.device.type != "cpu" or torch.compiler.is_compiling()
         return residual + super().forward(update) if plain else _DropoutAdd.apply(residual, update, self.p)
 
 
@@ -527,12 +534,16 @@ class UniMol2Layer(GradientCheckpointingLayer):
         gate, triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths, cls_only)
         # The triangle is the last to read other rows.
         pair_states = pair_states[:, :1] if cls_only else pair_states
-        return torch.addcmul(pair_states, gate, self._dropout_shared_by_rows(triangles))
+        triangles = self._dropout_shared_by_rows(triangles).to(pair_states.dtype)
+        return torch.addcmul(pair_states, gate.to(pair_states.dtype), triangles)
 
     def _recomputes_triangles(self) -> bool:
-        """Whether the backward pass makes the triangle block again; a checkpointed layer does so as a whole."""
+        """Whether the backward pass makes the triangle block again; a checkpointed layer does so as a whole.
+
+        Small models have the memory, and save a tenth of a step.
+        """
         wanted = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return wanted and not self.gradient_checkpointing
+        return wanted and not self.gradient_checkpointing and self.triangle.out_proj.out_features > SMALL_PAIR_WIDTH
 
     def _dropout_shared_by_rows(self, pair_states: Tensor) -> Tensor:
         if not self.training:
@@ -553,7 +564,9 @@ class UniMol2PreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _can_compile_fullgraph = True
     # Heads of another task come with many checkpoints.
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(token_head|coordinate_head|classifier)\."]
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+        r"^(token_head|coordinate_head|graph_target_head|classifier)\."
+    ]
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["distance_embedding"]
     _can_record_outputs: ClassVar[dict[str, Any]] = {
         "hidden_states": UniMol2Layer,
@@ -718,14 +731,46 @@ class UniMol2CoordinateHead(nn.Module):
         return self.dropout(F.softmax(scores, dim=-1))
 
 
+class UniMol2VectorHead(nn.Module):
+    """Standardised graph targets from one vector of a molecule."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = nn.Linear(config.hidden_size, config.graph_head_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.decoder = nn.Linear(config.graph_head_size, config.num_graph_targets)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.decoder(self.activation(self.dense(self.layer_norm(vectors))))
+
+
+class UniMol2GraphTargetHead(nn.Module):
+    """Graph targets from the CLS and, by weights of its own, from the mean of the atoms: both learn to describe all."""
+
+    def __init__(self, config: UniMol2Config) -> None:
+        super().__init__()
+        self.cls = UniMol2VectorHead(config)
+        self.mean = UniMol2VectorHead(config)
+
+    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """(2, B, T) float32 from states (B, S, D), the CLS first, and a mask of the atoms (B, N)."""
+        predicted = (self.cls(states[:, 0]), self.mean(mean_of_atoms(states, attention_mask)))
+        return torch.stack(predicted).float()
+
+
 class UniMol2ForPreTraining(UniMol2PreTrainedModel):
-    """Masked atoms and noised conformers: the pretraining task (arXiv 2406.14969, section 3)."""
+    """Masked atoms and noised conformers: the pretraining task (arXiv 2406.14969, section 3).
+
+    With `config.graph_targets` moreover properties of the whole molecule, which the paper's task does not ask for.
+    """
 
     def __init__(self, config: UniMol2Config) -> None:
         super().__init__(config)
         self.unimol2 = UniMol2Model(config)
         self.token_head = UniMol2TokenHead(config)
         self.coordinate_head = UniMol2CoordinateHead(config)
+        self.graph_target_head = UniMol2GraphTargetHead(config) if config.graph_targets else None
         self.post_init()
 
     @can_return_tuple
@@ -741,6 +786,7 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         target_coordinates: Tensor | None = None,
+        graph_targets: Tensor | None = None,
         predict_coordinates: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UniMol2PreTrainingOutput:
@@ -749,6 +795,7 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
         Args:
             labels: (B, N) atomic numbers of masked atoms, -100 elsewhere.
             target_coordinates: (B, N, 3), clean and aligned, angstrom.
+            graph_targets: (B, T), standardised as `config.graph_targets` says; NaN where missing.
             predict_coordinates: off where only elements are asked for; coordinates, distances and what leads to them
                 alone are then not computed.
             (others): see `UniMol2Model.forward`.
@@ -778,6 +825,11 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
             pairs = encoded.pair_hidden_state[:, 1:, 1:]
             output.predicted_coordinates = self.coordinate_head(atoms, pairs, coordinates, attention_mask)
             output.predicted_distances = pairwise_distances(output.predicted_coordinates)
+        if self.graph_target_head is not None:
+            output.predicted_graph_targets = self.graph_target_head(encoded.last_hidden_state, attention_mask)
+            if graph_targets is not None:
+                sizes = self.config.graph_target_sizes
+                output.graph_losses = graph_target_losses(output.predicted_graph_targets, graph_targets, sizes)
         return _with_pretraining_losses(output, attention_mask, labels, target_coordinates)
 
 
@@ -798,6 +850,8 @@ def _with_pretraining_losses(
         output.coordinate_loss = coordinate_l1_loss(predicted, targets, mask)
         output.distance_loss = distance_l1_loss(distances, pairwise_distances(targets), mask)
         losses += [output.coordinate_loss, output.distance_loss]
+    if output.graph_losses is not None:
+        losses.append(output.graph_losses.sum())
     if losses:
         output.loss = torch.stack(losses).sum()
     return output
@@ -822,6 +876,16 @@ def distance_l1_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     pair_mask = mask.unsqueeze(1) * mask.unsqueeze(2)
     per_molecule = ((predicted - target).abs() * pair_mask).sum((1, 2)) / mask.sum(-1).square()
     return per_molecule.mean()
+
+
+def graph_target_losses(predicted: Tensor, targets: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Smooth L1 of each block of targets (blocks,): of both read-outs (2, B, T), over the targets (B, T) not NaN."""
+    both = targets.float().expand_as(predicted).split(list(sizes), dim=-1)
+    losses = [
+        regression_loss(block, wanted, "smooth_l1")
+        for block, wanted in zip(predicted.split(list(sizes), dim=-1), both, strict=True)
+    ]
+    return torch.stack(losses)
 
 
 def mean_of_atoms(states: Tensor, attention_mask: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ the same in every batch, process and restart.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from ..errors import UniMol2Error
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..modeling_unimol2 import IGNORED_TOKEN
 from ..molecule_features import atoms_of, dropped_graph_features, graph_features, parse_smiles, remove_hydrogens
+from .targets import TargetScale
 
 MASK_TOKEN = 127
 DRAW = "draw"  # a row's number among all samples that are ever drawn
+GRAPH_TARGETS = "graph_targets"  # a row's raw targets, in a batch the standardised ones
 
 FloatArray = NDArray[np.float32]
 
@@ -33,19 +35,40 @@ class NoiseSettings:
         noise_angstrom: standard deviation of the Gaussian noise on every coordinate.
         drop_graph_probability: share of samples without graph features.
         flat_probability: of the samples that keep them, the share that gets the 2D conformer.
+        clean_probability: share of samples that stay as they are (nothing masked, noised or dropped; the 3D conformer):
+            what a model is shown when it is used, and from which it learns graph targets alone.
+        target_probability: share of a sample's graph targets, drawn anew each time, that it is asked for.
     """
 
     mask_probability: float = 0.15
     noise_angstrom: float = 0.2
     drop_graph_probability: float = 0.5
     flat_probability: float = 0.5
+    clean_probability: float = 0.0
+    target_probability: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("mask_probability", "drop_graph_probability", "flat_probability"):
+        for name in (each.name for each in fields(self) if each.name.endswith("_probability")):
             if not 0 <= getattr(self, name) <= 1:
                 raise UniMol2Error(f"{name} is {getattr(self, name)}; use a share from 0 to 1")
         if not self.noise_angstrom >= 0:
             raise UniMol2Error(f"noise_angstrom is {self.noise_angstrom}; use 0 or more")
+
+
+class PretrainingSample(NamedTuple):
+    """One molecule's part of a batch, unpadded.
+
+    Attributes:
+        features: the model's input, noised.
+        coordinates: (n, 3), clean, angstrom.
+        labels: (n,) atomic numbers of masked atoms, -100 elsewhere.
+        targets: (T,) standardised graph targets, NaN where missing or not asked for; `None` without any.
+    """
+
+    features: dict[str, Any]
+    coordinates: FloatArray
+    labels: NDArray[np.int64]
+    targets: FloatArray | None
 
 
 @dataclass
@@ -64,34 +87,42 @@ class DataCollatorForUniMol2Pretraining:
         noise: the task.
         seed: of all draws.
         epoch: added to the seed.
+        targets: scale of the rows' `graph_targets`; without one they are left alone.
     """
 
     feature_extractor: UniMol2FeatureExtractor = field(default_factory=UniMol2FeatureExtractor)
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     seed: int = 0
     epoch: int = 0
+    targets: TargetScale | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """A padded batch: the model's inputs, `labels` (B, N) (-100 where not masked), `target_coordinates` (B, N, 3).
+
+        With targets also `graph_targets` (B, T), standardised, NaN where missing.
 
         Raises:
             UniMol2Error: a row has no conformer, or conformers that do not fit its atoms.
             MoleculeError: RDKit cannot read a row's SMILES.
         """
         samples = [self.sample(row) for row in rows]
-        batch: dict[str, Tensor] = dict(self.feature_extractor.pad([features for features, _, _ in samples]))
+        batch: dict[str, Tensor] = dict(self.feature_extractor.pad([sample.features for sample in samples]))
         atoms = batch["attention_mask"].numpy()
         clean, labels = _padded(samples, atoms.shape)
         noised = batch["coordinates"].numpy()
         batch["coordinates"] = torch.from_numpy(align(noised, clean, atoms))
         batch["target_coordinates"] = torch.from_numpy(clean)
         batch["labels"] = torch.from_numpy(labels)
+        if self.targets is not None:
+            batch[GRAPH_TARGETS] = torch.from_numpy(np.stack([t for _, _, _, t in samples if t is not None]))
         return batch
 
-    def sample(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], FloatArray, NDArray[np.int64]]:
-        """Noised model input, clean coordinates and labels of one row."""
+    def sample(self, row: Mapping[str, Any]) -> PretrainingSample:
+        """Noised model input of one row, and what is to be predicted from it."""
         random = self._random(row)
         noise = self.noise
+        if noise.clean_probability and random.random() < noise.clean_probability:
+            noise = _UNTOUCHED
         numbers = np.asarray(row["atomic_numbers"], dtype=np.int64)
         keeps_graph = random.random() >= noise.drop_graph_probability
         flat = keeps_graph and random.random() < noise.flat_probability
@@ -104,7 +135,18 @@ class DataCollatorForUniMol2Pretraining:
         noised = clean + noise.noise_angstrom * random.standard_normal(clean.shape, dtype=np.float32)
         graph = _graph_of(row, len(numbers)) if keeps_graph else dropped_graph_features(len(numbers))
         features = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), **graph, "coordinates": noised}
-        return features, clean, labels
+        return PretrainingSample(features, clean, labels, self._targets_of(row, random))
+
+    def _targets_of(self, row: Mapping[str, Any], random: np.random.Generator) -> FloatArray | None:
+        if self.targets is None:
+            return None
+        if GRAPH_TARGETS not in row:
+            raise UniMol2Error(f"a row needs {GRAPH_TARGETS!r}, its values of {', '.join(self.targets.names)}")
+        targets = self.targets.standardised(np.array(row[GRAPH_TARGETS], dtype=np.float32))
+        # The last draw of a sample: without targets the others are the same.
+        if self.noise.target_probability < 1:
+            targets[random.random(len(targets)) >= self.noise.target_probability] = np.nan
+        return targets
 
     def _random(self, row: Mapping[str, Any]) -> np.random.Generator:
         draw = row.get(DRAW, row.get("row"))
@@ -112,6 +154,9 @@ class DataCollatorForUniMol2Pretraining:
             raise UniMol2Error(f"a row needs {DRAW!r} or 'row', from which its noise is drawn")
         # The counter leaves 2^64 numbers to each sample.
         return np.random.Generator(np.random.Philox(key=[self.seed, self.epoch], counter=[0, int(draw), 0, 0]))
+
+
+_UNTOUCHED = NoiseSettings(mask_probability=0.0, noise_angstrom=0.0, drop_graph_probability=0.0, flat_probability=0.0)
 
 
 def _draw_conformer(row: Mapping[str, Any], count: int, flat: bool, random: np.random.Generator) -> FloatArray:
@@ -148,12 +193,12 @@ def _graph_of(row: Mapping[str, Any], count: int) -> dict[str, Any]:
     return graph_features(heavy, atoms_of(heavy))
 
 
-def _padded(samples: Sequence[Any], shape: tuple[int, ...]) -> tuple[FloatArray, NDArray[np.int64]]:
+def _padded(samples: Sequence[PretrainingSample], shape: tuple[int, ...]) -> tuple[FloatArray, NDArray[np.int64]]:
     clean = np.zeros((*shape, 3), dtype=np.float32)
     labels = np.full(shape, IGNORED_TOKEN, dtype=np.int64)
-    for number, (_, coordinates, tokens) in enumerate(samples):
-        clean[number, : len(tokens)] = coordinates
-        labels[number, : len(tokens)] = tokens
+    for number, sample in enumerate(samples):
+        clean[number, : len(sample.labels)] = sample.coordinates
+        labels[number, : len(sample.labels)] = sample.labels
     return clean, labels
 
 

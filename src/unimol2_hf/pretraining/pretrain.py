@@ -26,6 +26,7 @@ from .collator import DRAW, DataCollatorForUniMol2Pretraining
 from .plan import LibraryIndex, SamplingPlan
 from .settings import PretrainSettings
 from .stream import ConformerLibrary, PretrainingStream, Share
+from .targets import TargetScale
 from .trainer import (
     MarkComplete,
     UniMol2PretrainingTrainer,
@@ -41,6 +42,7 @@ MOST_OF_ONE_SCAFFOLD = 0.25  # of the draws, before the user is warned
 # A step is the same however it is cut into micro-batches and wherever it is computed.
 WHERE_IT_RUNS = ("data", "output_dir", "compile", "max_rows", "max_pairs", "num_workers", "report_to")
 HOW_IT_IS_KEPT = ("save_steps", "save_total_limit")
+_DEFAULTS = asdict(PretrainSettings(data="", output_dir=""))
 VALIDATION_SEED = 2**32 - 1  # noise of the validation set: no run's own
 
 
@@ -63,10 +65,13 @@ def pretrain(settings: PretrainSettings, console: Console) -> list[dict[str, flo
         _claim(output_dir, settings)
     set_seed(settings.seed)
     model = make_model(settings)
+    if args.use_cpu:
+        # What PyTorch's own attention does on a CPU for a bias with a gradient costs 5 % of a small model's step.
+        model.set_attn_implementation("eager")
     share = Share(args.process_index, args.world_size)
-    library, plan, stream, validation = make_data(settings, share)
+    library, plan, stream, validation = make_data(settings, share, target_scale_of(model))
     checkpoint = last_complete_checkpoint(output_dir / CHECKPOINTS)
-    stream.first_step = 0 if checkpoint is None else step_of(checkpoint)
+    stream.first_step = settings.start_step + (0 if checkpoint is None else step_of(checkpoint))
     average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay)
     if average is not None and checkpoint is not None:
         average.load(checkpoint)
@@ -77,6 +82,7 @@ def pretrain(settings: PretrainSettings, console: Console) -> list[dict[str, flo
         args=args,
         stream=stream,
         validation=validation,
+        loss_weights=settings.all_loss_weights(),
         callbacks=[*([average] if average else []), MarkComplete()],
     )
     if share.rank == 0:
@@ -127,30 +133,52 @@ def training_arguments(settings: PretrainSettings) -> TrainingArguments:
 
 
 def make_model(settings: PretrainSettings) -> UniMol2ForPreTraining:
-    """Random weights of a scale, or those of `start_from`."""
+    """Random weights of a scale, or those of `start_from`; with a head for the run's graph targets."""
     if settings.start_from is not None:
-        return _model_to_start_from(settings.start_from, settings.model)
+        return _model_to_start_from(settings.start_from, settings)
+    blocks = _target_blocks(settings, None)
     try:
-        return UniMol2ForPreTraining(UniMol2Config.from_scale(settings.scale, **settings.model))
+        return UniMol2ForPreTraining(
+            UniMol2Config.from_scale(settings.scale, **{**settings.model, "graph_targets": blocks})
+        )
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ModelError(f"the model's settings do not fit together: {error}") from error
 
 
-def _model_to_start_from(name: str, fields: dict[str, Any]) -> UniMol2ForPreTraining:
-    """That model, both heads included, with other config fields; they may not change a weight's shape."""
+def _model_to_start_from(name: str, settings: PretrainSettings) -> UniMol2ForPreTraining:
+    """That model, its heads included, with other config fields; they may not change a weight's shape."""
     folder = resolve_model(name)
     try:
         check_model_type(folder)
-        config, unknown = UniMol2Config.from_pretrained(folder, return_unused_kwargs=True, **fields)
+        config, unknown = UniMol2Config.from_pretrained(folder, return_unused_kwargs=True, **settings.model)
         if unknown:
             raise ModelError(f"model: UniMol2Config has no field {next(iter(unknown))!r}")
+        known, config.graph_targets = config.graph_targets, _target_blocks(settings, config.graph_targets)
         model, loading = UniMol2ForPreTraining.from_pretrained(
             folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
-        check_complete(name, lacking_weights(loading), "cannot be used with these fields, or is incomplete")
+        lacking = lacking_weights(loading)
+        if config.graph_targets != known:  # other targets than that model's: their head begins anew
+            lacking = {weight for weight in lacking if not weight.startswith("graph_target_head.")}
+        check_complete(name, lacking, "cannot be used with these fields, or is incomplete")
     except (*LOAD_ERRORS, ModelError) as error:
         raise ModelError(f"start_from: {error}") from error
     return model
+
+
+def _target_blocks(settings: PretrainSettings, known: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """The run's graph targets with their scale: the library's, or that of a model to start from which has the same."""
+    if not settings.targets:
+        return None
+    if known is not None and [block["name"] for block in known] == list(settings.targets):
+        return known
+    return ConformerLibrary(settings.data, targets=tuple(settings.targets)).target_scale().blocks()
+
+
+def target_scale_of(model: UniMol2ForPreTraining) -> TargetScale | None:
+    """The scale of what a model was made to predict of whole molecules."""
+    blocks = model.config.graph_targets
+    return TargetScale.of_blocks(blocks) if blocks else None
 
 
 def compile_blocks(model: UniMol2ForPreTraining) -> None:
@@ -160,17 +188,17 @@ def compile_blocks(model: UniMol2ForPreTraining) -> None:
 
 
 def make_data(
-    settings: PretrainSettings, share: Share
+    settings: PretrainSettings, share: Share, targets: TargetScale | None = None
 ) -> tuple[LibraryIndex, SamplingPlan, PretrainingStream, list[Mapping[str, Any]]]:
     """The library's index, its sampling plan, the stream of training steps, and the validation batches."""
-    shards = ConformerLibrary(settings.data, settings.open_shards + 1)
+    shards = ConformerLibrary(settings.data, settings.open_shards + 1, () if targets is None else targets.names)
     index = shards.index()
     held_out = held_out_rows(len(index), settings.validation_molecules)
     if len(held_out) >= len(index):
         raise TableError(f"{len(index)} molecules leave none to train on beside {len(held_out)} for validation")
     plan = SamplingPlan(index, settings.seed, settings.scaffold_temperature, settings.open_shards, held_out)
     collator = DataCollatorForUniMol2Pretraining(
-        UniMol2FeatureExtractor(), settings.noise_settings(), seed=settings.seed
+        UniMol2FeatureExtractor(), settings.noise_settings(), seed=settings.seed, targets=targets
     )
     stream = PretrainingStream(
         shards,
@@ -182,7 +210,7 @@ def make_data(
         settings.max_pairs,
         share,
     )
-    return index, plan, stream, validation_batches(settings, shards, plan, index, held_out, share)
+    return index, plan, stream, validation_batches(settings, shards, plan, index, held_out, share, targets)
 
 
 def validation_batches(
@@ -192,9 +220,11 @@ def validation_batches(
     index: LibraryIndex,
     held_out: NDArray[np.int64],
     share: Share,
+    targets: TargetScale | None,
 ) -> list[Mapping[str, Any]]:
     """This process's padded batches of the held-out molecules; conformers, masks and noise are every run's."""
-    collator = DataCollatorForUniMol2Pretraining(noise=settings.noise_settings(), seed=VALIDATION_SEED)
+    noise = settings.noise_settings()
+    collator = DataCollatorForUniMol2Pretraining(noise=noise, seed=VALIDATION_SEED, targets=targets)
     order, places = plan.shard_of(held_out), plan.place_in_shard(held_out)
 
     def row(number: int) -> dict[str, Any]:
@@ -216,7 +246,8 @@ def _claim(output_dir: Path, settings: PretrainSettings) -> None:
     except OSError as error:
         raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
     if path.exists():
-        recorded = json.loads(path.read_text())
+        # A run that began before there was a setting began with its default.
+        recorded = {**_DEFAULTS, **json.loads(path.read_text())}
         different = sorted(name for name in decisive if recorded.get(name) != decisive[name])
         if different:
             raise TableError(
@@ -243,6 +274,9 @@ def _announce(
     )
     table.add_row("library", f"{len(index):,} molecules, {len(index.shard_sizes)} shards")
     share = plan.largest_scaffold_share()
+    if settings.targets:
+        sizes = zip(settings.targets, model.config.graph_target_sizes, strict=True)
+        table.add_row("targets", ", ".join(f"{size} of {name}" for name, size in sizes))
     table.add_row("draws", f"{share:.2%} of the most drawn scaffold")
     table.add_row("steps", f"{settings.max_steps:,} of {settings.samples_per_step:,} samples")
     table.add_row("from", (settings.start_from or "random weights") if checkpoint is None else checkpoint.name)

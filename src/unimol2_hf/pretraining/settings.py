@@ -11,6 +11,7 @@ from ..errors import TableError
 from ..trainer import PRECISIONS
 from .collator import NoiseSettings
 
+PAPER_LOSSES = ("token", "coordinate", "distance")
 TRACKERS = ("none", "tensorboard", "trackio", "wandb")
 
 
@@ -26,7 +27,11 @@ class PretrainSettings:
             converted checkpoints too, to go on in a chemistry of one's own.
         model: fields of `UniMol2Config` that replace the scale's or that model's, such as the dropout rates.
         noise: fields of `NoiseSettings` that replace the paper's.
+        loss_weights: of the paper's losses, where not 1: "token", "coordinate", "distance".
+        targets: graph-level targets, as column of the library: weight of its loss. A column holds numbers or fixed-size
+            lists of them (`conformers build --keep-columns`, `--descriptors`), nothing where they are missing.
         max_steps: optimiser updates.
+        start_step: steps of the sampling plan that the run leaves out: what the weights in `start_from` have seen.
         samples_per_step: samples of an update, over all processes.
         max_rows, max_pairs: most samples and padded pairs of a micro-batch (see `plan_batches`).
         learning_rate, warmup_steps: peak rate, reached after so many steps, then linear decay to 0.
@@ -51,7 +56,10 @@ class PretrainSettings:
     start_from: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    targets: dict[str, float] = field(default_factory=dict)
     max_steps: int = 810_000
+    start_step: int = 0
     samples_per_step: int = 1024
     max_rows: int = 1024
     max_pairs: int = 131_072
@@ -98,13 +106,36 @@ class PretrainSettings:
             raise TableError(f"ema_decay is {self.ema_decay}; use a number between 0 and 1")
         if self.ema_decay is not None and self.trainer.get("fsdp"):
             raise TableError("ema_decay averages whole weights, fsdp cuts them up; leave one of the two out")
+        if self.start_step < 0:
+            raise TableError(f"start_step is {self.start_step}; use 0 or more")
         self.noise_settings()
+        self._check_weights()
+
+    def all_loss_weights(self) -> dict[str, float]:
+        """The weight of every loss of the run, by the name under which it is logged."""
+        paper = {loss_name(name): float(self.loss_weights.get(name, 1.0)) for name in PAPER_LOSSES}
+        return {**paper, **{loss_name(name): float(weight) for name, weight in self.targets.items()}}
+
+    def _check_weights(self) -> None:
+        unknown = sorted(set(self.loss_weights) - set(PAPER_LOSSES))
+        if unknown:
+            raise TableError(f"loss_weights: unknown {', '.join(unknown)}; known are {', '.join(PAPER_LOSSES)}")
+        for name, weight in [*self.loss_weights.items(), *self.targets.items()]:
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+                raise TableError(f"the weight of {name} is {weight!r}; give a number, 0 or more")
+        if set(self.targets) & set(PAPER_LOSSES):
+            raise TableError(f"a target may not be named {' or '.join(PAPER_LOSSES)}, as the paper's losses are")
 
     def noise_settings(self) -> NoiseSettings:
         try:
             return NoiseSettings(**self.noise)
         except TypeError as error:
             raise TableError(f"noise: {error}; known are {', '.join(asdict(NoiseSettings()))}") from error
+
+
+def loss_name(part: str) -> str:
+    """Under which a part of the loss is logged."""
+    return f"{part}_loss"
 
 
 def read_settings(path: Path) -> PretrainSettings:

@@ -1,7 +1,7 @@
 """Conformers streamed from Parquet shards, local or on the Hub, in planned steps that any process can find again."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,16 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..batching import DEFAULT_MAX_PAIRS, plan_batches
 from ..errors import TableError, UniMol2Error
 from ..library.molecule_files import files_of
+from ..library.number_columns import numbers_of
 from ..library.scaffolds import conformer_shards_of
-from .collator import DRAW, DataCollatorForUniMol2Pretraining
+from .collator import DRAW, GRAPH_TARGETS, DataCollatorForUniMol2Pretraining
 from .plan import LibraryIndex, SamplingPlan
+from .targets import TargetScale, fitted_scale
 
 _COLUMNS = ("smiles", "atomic_numbers", "conformers", "provenance.list.element.is_3d", "error")
 _INDEX_COLUMNS = ("num_heavy_atoms", "scaffold", "error")
+# Enough molecules for a mean and a spread, in a library of any size.
+_MOST_SHARDS_FOR_SCALE = 64
 
 
 class ConformerLibrary:
@@ -32,13 +36,15 @@ class ConformerLibrary:
         source: a folder that `unimol2-hf conformers build` wrote, a folder of its shards, or the id of such a data set
             on the Hub (its `train` split).
         open_shards: shards kept in memory.
+        targets: columns of numbers, or of fixed-size lists of them, that `row` joins to `graph_targets`.
 
     Raises:
         TableError: there are no such shards.
     """
 
-    def __init__(self, source: str | Path, open_shards: int = 8) -> None:
+    def __init__(self, source: str | Path, open_shards: int = 8, targets: Sequence[str] = ()) -> None:
         self.shards = shards_of(source)
+        self._targets = tuple(targets)
         self._open: OrderedDict[int, _Shard] = OrderedDict()
         self._most_open = open_shards
 
@@ -55,10 +61,25 @@ class ConformerLibrary:
             groups.append(np.array([scaffolds.setdefault(name, len(scaffolds)) for name in names], dtype=np.int32))
         return LibraryIndex(tuple(sizes), np.concatenate(atoms), np.concatenate(groups))
 
+    def target_scale(self) -> TargetScale:
+        """Mean and spread of the targets, over evenly spaced shards.
+
+        Raises:
+            TableError: a column is lacking or holds something else than numbers, or none.
+        """
+        step = -(-len(self.shards) // _MOST_SHARDS_FOR_SCALE)
+        blocks: list[list[NDArray[np.float64]]] = []
+        for url in self.shards[::step]:
+            table = _read(url, (*self._targets, "error"))
+            table = table.filter(_usable(table))
+            blocks.append([numbers_of(table[name], name) for name in self._targets])
+        sizes = [block.shape[1] for block in blocks[0]]
+        return fitted_scale(self._targets, sizes, np.concatenate([np.concatenate(each, axis=1) for each in blocks]))
+
     def row(self, shard: int, place: int) -> dict[str, Any]:
         """A molecule of a shard, as the collator takes it; `place` counts those without an error."""
         if shard not in self._open:
-            self._open[shard] = _Shard(_read(self.shards[shard], _COLUMNS))
+            self._open[shard] = _Shard(_read(self.shards[shard], (*_COLUMNS, *self._targets)), self._targets)
             while len(self._open) > self._most_open:
                 self._open.popitem(last=False)
         self._open.move_to_end(shard)
@@ -100,8 +121,10 @@ def _usable(table: pa.Table) -> pa.Array:
 class _Shard:
     """The molecules of a shard as flat arrays: a row is sliced out of them without Python loops."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, targets: Sequence[str]) -> None:
         table = table.filter(_usable(table)).combine_chunks()
+        columns = [numbers_of(table[name], name).astype(np.float32) for name in targets]
+        self._targets = np.concatenate(columns, axis=1) if columns else None
         self._smiles = table["smiles"].to_pylist()
         self._numbers, self._number_ends = _flat(table["atomic_numbers"])
         conformers = _one_chunk(table["conformers"])
@@ -112,11 +135,13 @@ class _Shard:
     def row(self, place: int) -> dict[str, Any]:
         first, last = self._conformer_ends[place : place + 2]
         ends = self._coordinate_ends
+        targets = {} if self._targets is None else {GRAPH_TARGETS: self._targets[place]}
         return {
             "smiles": self._smiles[place],
             "atomic_numbers": self._numbers[slice(*self._number_ends[place : place + 2])],
             "conformers": [self._coordinates[ends[number] : ends[number + 1]] for number in range(first, last)],
             "is_3d": self._is_3d[first:last],
+            **targets,
         }
 
 

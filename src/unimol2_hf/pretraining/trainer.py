@@ -1,9 +1,9 @@
-"""The Hugging Face `Trainer` for pretraining: steps of micro-batches, three losses, exact resume, averaged weights."""
+"""The Hugging Face `Trainer` for pretraining: steps of micro-batches, losses apart, exact resume, averaged weights."""
 
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +16,56 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..configuration_unimol2 import UniMol2Config
 from ..errors import ModelError
-from ..modeling_unimol2 import IGNORED_TOKEN, UniMol2ForPreTraining, UniMol2PreTrainingOutput
 from ..trainer import without_sync
+from .losses import (
+    Batch,
+    FloatArray,
+    added_over_processes,
+    loss_counts,
+    loss_names,
+    losses_of,
+    validation_metrics,
+    validation_sums,
+)
 from .stream import PretrainingStream
 
 EMA_FILE = "ema.safetensors"
 COMPLETE_FILE = "complete.json"
-LOSSES = ("token_loss", "coordinate_loss", "distance_loss")
-Batch = Mapping[str, Tensor]
 
 
 class UniMol2PretrainingTrainer(Trainer):
     """Optimiser updates over the steps of a `PretrainingStream`.
 
     A step's loss is that of its samples as one batch, however it is cut into micro-batches and shared among
-    processes: the mean over masked atoms, and the mean over molecules.
+    processes: the mean over masked atoms, the mean over molecules, and of each block of graph targets the mean over
+    those that are present.
 
     Args:
         stream: training data; give it to `train_dataset` nowhere else.
         validation: this process's share of the padded batches with fixed noise.
+        loss_weights: of every loss, by the name under which it is logged: the paper's three, then each block of graph
+            targets'; by default 1. Losses are logged without their weight, their sum with it.
         (others): as `Trainer`.
     """
 
-    def __init__(self, *args: Any, stream: PretrainingStream, validation: list[Batch], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        stream: PretrainingStream,
+        validation: list[Batch],
+        loss_weights: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, train_dataset=stream, eval_dataset=validation, **kwargs)
         self.control: TrainerControl
         self._stream, self._validation = stream, validation
+        self._config: UniMol2Config = self.model.config
+        names = loss_names(self._config)
+        self._weights = {name: (loss_weights or {}).get(name, 1.0) for name in names}
         # Kept where they are computed: a number read from a GPU waits for it.
-        self._sums: dict[str, Tensor | float] = dict.fromkeys(LOSSES, 0.0)
+        self._sums: dict[str, Tensor | float] = dict.fromkeys(names, 0.0)
         self._summed_steps = 0
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -64,42 +85,37 @@ class UniMol2PretrainingTrainer(Trainer):
     ) -> Tensor:
         """Forward and backward over this process's micro-batches; gradients meet at the last one."""
         model.train()
-        counts = [_masked(batch) for batch in inputs["micro_batches"]]
         batches = self._prepare_inputs(inputs["micro_batches"])
-        masked = max(1.0, self._over_processes([sum(counts)])[0])
+        counts = [loss_counts(batch, self._config) for batch in inputs["micro_batches"]]
+        totals = self._over_processes(np.sum(counts, axis=0)).clip(min=1.0)
         total = torch.zeros((), device=self.args.device)
-        for number, batch in enumerate(batches):
+        for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             with without_sync(model, number < len(batches) - 1):
-                molecules = len(batch["input_ids"])
-                parts = self._weighted_losses(model, batch, counts[number] / masked, molecules / inputs["samples"])
-                loss = torch.stack(parts).sum()
+                parts = self._parts(model, batch, count / totals)
+                loss = torch.stack([self._weights[name] * part for name, part in parts.items()]).sum()
                 # The gradient is averaged over processes; each holds its share of a sum.
                 self.accelerator.backward(loss * self.args.world_size)
             total += loss.detach()
-            for name, part in zip(LOSSES, parts, strict=True):
+            for name, part in parts.items():
                 self._sums[name] = self._sums[name] + part.detach()
         self._summed_steps += 1
         if not math.isfinite(float(total)):
             self._stop(inputs, batches)
         return total * self.args.world_size
 
-    def _weighted_losses(
-        self, model: nn.Module, batch: Batch, share_of_masked: float, share_of_molecules: float
-    ) -> list[Tensor]:
-        """The batch's part of the step's token, coordinate and distance loss."""
+    def _parts(self, model: nn.Module, batch: Batch, shares: FloatArray) -> dict[str, Tensor]:
+        """The batch's part of each of the step's losses, unweighted."""
         with self.compute_loss_context_manager():
-            output: UniMol2PreTrainingOutput = model(**batch)
-        weights = (share_of_masked, share_of_molecules, share_of_molecules)
-        losses = (output.token_loss, output.coordinate_loss, output.distance_loss)
-        return [weight * loss for weight, loss in zip(weights, losses, strict=True) if loss is not None]
+            losses = losses_of(model(**batch))
+        return {name: float(share) * loss for name, share, loss in zip(self._weights, shares, losses, strict=True)}
 
-    def _over_processes(self, values: list[float]) -> list[float]:
+    def _over_processes(self, values: FloatArray) -> FloatArray:
         """Each value's sum over all processes."""
         if self.args.world_size == 1:
             return values
         made = torch.tensor(values, device=self.args.device, dtype=torch.float64)
         torch.distributed.all_reduce(made)
-        sums: list[float] = made.tolist()
+        sums: FloatArray = made.cpu().numpy()
         return sums
 
     def _stop(self, inputs: Mapping[str, Any], batches: list[Batch]) -> None:
@@ -118,11 +134,11 @@ class UniMol2PretrainingTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the three losses to the logged mean loss, over the same steps."""
+        """Adds each part to the logged mean loss, over the same steps."""
         if "loss" in logs and self._summed_steps:
-            sums = self._over_processes([float(self._sums[name]) for name in LOSSES])
-            logs.update({name: value / self._summed_steps for name, value in zip(LOSSES, sums, strict=True)})
-            self._sums, self._summed_steps = dict.fromkeys(LOSSES, 0.0), 0
+            sums = self._over_processes(np.array([float(value) for value in self._sums.values()]))
+            logs.update({name: float(value) / self._summed_steps for name, value in zip(self._sums, sums, strict=True)})
+            self._sums, self._summed_steps = dict.fromkeys(self._sums, 0.0), 0
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -136,68 +152,12 @@ class UniMol2PretrainingTrainer(Trainer):
         batches = (self._prepare_inputs(batch) for batch in self._validation)
         # Graphs compiled for training are of no use here; new ones would cost more than they save.
         with torch.compiler.set_stance("force_eager"):
-            sums = self._over_processes(validation_sums(model, batches))
+            sums = added_over_processes(validation_sums(model, batches), self._over_processes)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in validation_metrics(sums).items()}
         self.log(metrics)
         control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.control = control
         return metrics
-
-
-def _masked(batch: Batch) -> float:
-    return float((batch["labels"] != IGNORED_TOKEN).sum())
-
-
-_SUMS = ("masked", "molecules", "coordinates", "token", "right", "coordinate", "distance", "squared", "noise_squared")
-
-
-@torch.no_grad()
-def validation_sums(model: UniMol2ForPreTraining, batches: Iterable[Batch]) -> list[float]:
-    """Sums over batches, in the order of `validation_metrics`."""
-    training = model.training
-    model.eval()
-    sums = dict.fromkeys(_SUMS, 0.0)
-    for batch in batches:
-        output = model(**batch)
-        labels, atoms = batch["labels"], batch["attention_mask"].bool()
-        hidden = labels != IGNORED_TOKEN
-        target = batch["target_coordinates"].float()
-        molecules, masked = len(labels), float(hidden.sum())
-        values = {
-            "masked": masked,
-            "molecules": molecules,
-            "coordinates": 3 * float(atoms.sum()),
-            "token": float(output.token_loss) * masked,
-            "right": float((output.token_logits.argmax(-1) == labels)[hidden].sum()),
-            "coordinate": float(output.coordinate_loss) * molecules,
-            "distance": float(output.distance_loss) * molecules,
-            "squared": float((output.predicted_coordinates - target)[atoms].square().sum()),
-            "noise_squared": float((batch["coordinates"].float() - target)[atoms].square().sum()),
-        }
-        sums = {name: sums[name] + values[name] for name in _SUMS}
-    model.train(training)
-    return [sums[name] for name in _SUMS]
-
-
-def validation_metrics(values: list[float]) -> dict[str, float]:
-    """`loss` and its three parts, `token_accuracy`, and root mean square errors of a coordinate, angstrom.
-
-    `coordinate_rmse` is the model's; `noise_rmse` that of leaving the noised coordinates as they are.
-    """
-    sums = dict(zip(_SUMS, values, strict=True))
-    masked, molecules = max(1.0, sums["masked"]), sums["molecules"]
-    parts = {
-        "token_loss": sums["token"] / masked,
-        "coordinate_loss": sums["coordinate"] / molecules,
-        "distance_loss": sums["distance"] / molecules,
-    }
-    return {
-        "loss": sum(parts.values()),
-        **parts,
-        "token_accuracy": sums["right"] / masked,
-        "coordinate_rmse": math.sqrt(sums["squared"] / sums["coordinates"]),
-        "noise_rmse": math.sqrt(sums["noise_squared"] / sums["coordinates"]),
-    }
 
 
 class WeightAverage(TrainerCallback):
