@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := demo_output
 
-.PHONY: demo test check format bench bench-speed clean
+.PHONY: demo test check format bench bench-speed nano-continue nano-status nano-hand-over clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,7 +27,7 @@ test: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src conversion tests benchmarks
+	$(BIN)/mypy src conversion tests benchmarks recipes
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -47,6 +47,18 @@ bench-speed: $(INSTALLED)
 	$(BIN)/python benchmarks/speed/gpu.py
 	$(BIN)/python benchmarks/speed/against_unimol_tools.py featurize --data $(DATA) --peer-python $(PEER)
 	$(BIN)/python benchmarks/speed/against_unimol_tools.py embed --data $(DATA) --peer-python $(PEER)
+
+# Go on with unimol2-nano's pretraining in the background (recipes/nano/README.md): make nano-continue DATA=/path/to/data
+NANO_HOME = $(or $(UNIMOL2_NANO_HOME),$(HOME)/unimol2-nano)/$(shell cut -c1-12 recipes/nano/COMMIT)
+
+nano-continue:
+	recipes/nano/continue.sh $(DATA)
+
+nano-status:
+	$(NANO_HOME)/clone/.venv/bin/python recipes/nano/run.py status --home $(NANO_HOME)
+
+nano-hand-over: $(INSTALLED)
+	$(BIN)/python recipes/nano/run.py hand-over --home $(NANO_HOME) --data $(DATA)
 
 clean:
 	rm -rf .venv $(DEMO) runs build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,7 +22,8 @@ from unimol2_hf.pretraining.collator import DRAW, DataCollatorForUniMol2Pretrain
 from unimol2_hf.pretraining.pretrain import VALIDATION_SEED, make_data
 from unimol2_hf.pretraining.settings import read_settings
 from unimol2_hf.pretraining.stream import ConformerLibrary, Share
-from unimol2_hf.pretraining.trainer import held_out_rows, validation_metrics, validation_sums
+from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
+from unimol2_hf.pretraining.trainer import held_out_rows
 
 CARBON = 6
 BOND_TYPES = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)

@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+"""unimol2-nano's pretraining as a background job: started, gone on with, handed over.
+
+    python recipes/nano/run.py start --home HOME --handover recipes/nano/handover
+    python recipes/nano/run.py status --home HOME
+    python recipes/nano/run.py hand-over --home HOME --data DIR
+
+`continue.sh` calls `start` with the training's own environment. HOME holds its clone, its library and, for each
+hand-over that it began with, a run `run-STEP` with checkpoints, `nano.log` and `hours.csv`.
+"""
+
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from filelock import FileLock, Timeout
+
+HERE = Path(__file__).parent
+HANDOVER, PROGRESS = HERE / "handover", HERE / "progress.csv"
+WEIGHTS, ABOUT = "model.safetensors", "handover.json"
+LARGEST_HANDOVER = 10_000_000  # bytes
+WARMUP_AFTER_HANDOVER = 300  # steps in which Adam finds its moments again
+LOWEST_PRIORITY = 19
+POLL_SECONDS = 60
+app = typer.Typer(no_args_is_help=True)
+
+Home = Annotated[Path, typer.Option(help="folder of the training on this machine")]
+Handover = Annotated[Path, typer.Option(help="folder with what another machine handed over")]
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    found = [path.parent for path in run.glob("train/checkpoints/checkpoint-*/complete.json")]
+    return max(found, key=_own_step, default=None)
+
+
+def _own_step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def start_step(run: Path) -> int:
+    """The step of the sampling plan with which a run begins."""
+    return int(run.name.rpartition("-")[2])
+
+
+def reached(run: Path) -> int:
+    """The step of the sampling plan from which a run goes on."""
+    checkpoint = last_checkpoint(run)
+    return start_step(run) + (0 if checkpoint is None else _own_step(checkpoint))
+
+
+def handed_over(folder: Path) -> int:
+    """The step of the sampling plan at which a hand-over was made; 0 without one."""
+    path = folder / ABOUT
+    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
+
+
+def furthest_run(home: Path, handover: Path) -> Path:
+    """The run that has come furthest: one of this machine, or a new one from the hand-over."""
+    here = max(home.glob("run-*"), key=reached, default=None)
+    step = handed_over(handover)
+    return here if here is not None and reached(here) >= step else home / f"run-{step}"
+
+
+def write_settings(run: Path, home: Path, handover: Path) -> Path:
+    """The run's YAML file: nano.yaml at the training's commit, its folders, and where it begins."""
+    settings: dict[str, Any] = yaml.safe_load((home / "clone" / "recipes" / "nano" / "nano.yaml").read_text())
+    settings |= {"data": str(home / "library"), "output_dir": str(run / "train")}
+    if start_step(run):
+        copy = run / "handover"
+        if not copy.exists():
+            shutil.copytree(handover, copy)
+        # Shape and scale of the targets are the hand-over's; the dropout rates are in its config too.
+        settings |= {"start_from": str(copy), "model": {}, "start_step": start_step(run)}
+        settings["warmup_steps"] = WARMUP_AFTER_HANDOVER
+    path = run / "run.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
+def step_aside() -> None:
+    """Run only when nobody else wants the processor, as a session of its own."""
+    os.setsid()
+    os.nice(LOWEST_PRIORITY)
+    # The kernel shares by session before it looks at nice.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(LOWEST_PRIORITY))
+
+
+@app.command()
+def start(home: Home, handover: Handover = HANDOVER, processes: int = 2) -> None:
+    """Go on in the background, unless it runs already."""
+    lock = FileLock(home / ".running")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"it runs already; see {home}")
+        return
+    lock.release()
+    log = furthest_run(home, handover) / "nano.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, __file__, "supervise", "--home", str(home), "--handover", str(handover)]
+    with log.open("a") as output:
+        subprocess.Popen(
+            [*command, "--processes", str(processes)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=step_aside,  # noqa: PLW1509 - this process has no threads
+            cwd=home,
+        )
+    print(f"running; log: {log}")
+
+
+@app.command(hidden=True)
+def supervise(home: Home, handover: Handover, processes: int = 2) -> None:
+    """Train until killed; once a minute note how much processor time it has had."""
+    with FileLock(home / ".running", timeout=0):
+        run = furthest_run(home, handover)
+        run.mkdir(exist_ok=True)
+        settings = write_settings(run, home, handover)
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled"),
+            # In bfloat16 oneDNN makes code for every new shape; by default it forgets all but 1,024 of them.
+            "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "100000",
+        }
+        distributed = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [sys.executable, "-m", *distributed, "-m", "unimol2_hf.cli", "pretrain", str(settings)]
+        training = subprocess.Popen(command, env=environment, cwd=home)
+        began = f"{time.time():.0f}"
+        while training.poll() is None:
+            time.sleep(POLL_SECONDS)
+            with (run / "hours.csv").open("a") as file:
+                file.write(f"{began},{time.time():.0f},{_processor_seconds(training.pid):.0f},{reached(run)}\n")
+    raise SystemExit(training.returncode)
+
+
+def _processor_seconds(root: int) -> float:
+    """Processor time of a process and all below it."""
+    return sum(_own_seconds(process) for process in (root, *_below(root)))
+
+
+def _below(process: int) -> Iterator[int]:
+    with suppress(OSError):
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            yield int(child)
+            yield from _below(int(child))
+
+
+def _own_seconds(process: int) -> float:
+    with suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def hours_of(run: Path) -> tuple[float, float]:
+    """Hours for which a run has been running, and hours of one core that it has had: of each start the last note."""
+    path = run / "hours.csv"
+    if not path.exists():
+        return 0.0, 0.0
+    last = {began: (float(now) - float(began), float(seconds)) for began, now, seconds, _ in csv.reader(path.open())}
+    return sum(wall for wall, _ in last.values()) / 3600, sum(seconds for _, seconds in last.values()) / 3600
+
+
+@app.command()
+def status(home: Home, handover: Handover = HANDOVER) -> None:
+    """Print how far it is and its last losses."""
+    run = furthest_run(home, handover)
+    hours, processor_hours = hours_of(run)
+    print(f"step {reached(run)} after {hours:.2f} hours, {processor_hours:.2f} of a processor, in {run}")
+    state = last_checkpoint(run)
+    if state is not None:
+        history = json.loads((state / "trainer_state.json").read_text())["log_history"]
+        for kind in ("loss", "eval_loss"):
+            entries = [entry for entry in history if kind in entry]
+            print({name: round(value, 4) for name, value in entries[-1].items()} if entries else "")
+
+
+@app.command()
+def hand_over(
+    home: Home,
+    data: Annotated[Path, typer.Option(help="folder with the public tables")],
+    handover: Handover = HANDOVER,
+    progress: Annotated[Path, typer.Option(help="table to add a row to")] = PROGRESS,
+) -> None:
+    """Write the raw weights in half precision for another machine, and a row of progress.csv."""
+    # Here, not above: `start` and its supervisor need neither torch nor the data.
+    from handover import averaged_model, write_handover  # noqa: PLC0415
+    from probe import probe  # noqa: PLC0415
+
+    run = furthest_run(home, handover)
+    hours, processor_hours = hours_of(run)
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        raise SystemExit(f"{run} has no checkpoint yet")
+    settings = yaml.safe_load((run / "run.yaml").read_text())
+    step = start_step(run) + _own_step(checkpoint)
+    commit = (HERE / "COMMIT").read_text().strip()
+    # Read first: a checkpoint of a run that goes on is soon replaced.
+    average = averaged_model(checkpoint)
+    about = {"step": step, "samples": step * settings["samples_per_step"], "commit": commit}
+    size = write_handover(checkpoint, handover, about)
+    if size > LARGEST_HANDOVER:
+        raise SystemExit(f"the hand-over has {size:,} bytes; at most {LARGEST_HANDOVER:,} may be committed")
+    errors = probe(average, data, home / "probe")
+    row = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit[:12],
+        "samples": about["samples"],
+        "hours": f"{hours:.2f}",
+        "processor_hours": f"{processor_hours:.2f}",
+        "processor": processor_name(),
+    }
+    for pooling in ("cls", "cls_mean"):
+        row |= {f"{task}_{pooling}": f"{error:.3f}" for task, error in errors[pooling].items()}
+    new = not progress.exists()
+    with progress.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(row)
+
+
+def processor_name() -> str:
+    """As the kernel names it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    app()
