@@ -36,7 +36,7 @@ format: $(INSTALLED)
 # Needs the benchmark data: make bench DATA=/path/to/data
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/featurization/coverage.py --data $(DATA)
-	$(BIN)/python benchmarks/finetuning/run.py --data $(DATA) --model micro --epochs 40
+	$(BIN)/python benchmarks/finetuning/background.py --data $(DATA) --model micro --epochs 40
 
 # Needs a quiet machine, and for its comparison PEER=/path/to/python of an environment with unimol_tools 0.1.6.
 bench-speed: $(INSTALLED)
@@ -55,10 +55,10 @@ nano-continue:
 	recipes/nano/continue.sh $(DATA)
 
 nano-status:
-	$(NANO_HOME)/clone/.venv/bin/python recipes/nano/run.py status --home $(NANO_HOME)
+	$(NANO_HOME)/clone/.venv/bin/python recipes/nano/background.py status --home $(NANO_HOME)
 
 nano-hand-over: $(INSTALLED)
-	$(BIN)/python recipes/nano/run.py hand-over --home $(NANO_HOME) --data $(DATA)
+	$(BIN)/python recipes/nano/background.py hand-over --home $(NANO_HOME) --data $(DATA)
 
 clean:
 	rm -rf .venv $(DEMO) runs build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,4 +18,4 @@ fi
 make --silent -C "$clone" .venv/.installed
 python=$clone/.venv/bin/python
 "$python" "$clone/recipes/nano/library.py" --data "$data" --output "$home"
-exec "$python" "$recipe/run.py" start --home "$home" --handover "$recipe/handover"
+exec "$python" "$recipe/background.py" start --home "$home" --handover "$recipe/handover"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """unimol2-nano's pretraining as a background job: started, gone on with, handed over.
 
-    python recipes/nano/run.py start --home HOME --handover recipes/nano/handover
-    python recipes/nano/run.py status --home HOME
-    python recipes/nano/run.py hand-over --home HOME --data DIR
+    python recipes/nano/background.py start --home HOME --handover recipes/nano/handover
+    python recipes/nano/background.py status --home HOME
+    python recipes/nano/background.py hand-over --home HOME --data DIR
 
 `continue.sh` calls `start` with the training's own environment. HOME holds its clone, its library and, for each
 hand-over that it began with, a run `run-STEP` with checkpoints, `nano.log` and `hours.csv`.

@@ -1,0 +1,207 @@
+"""The recipe of unimol2-nano: what its library leaves out, how its run is found again and handed over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import background
+import handover
+import library
+import numpy as np
+import probe
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from pretraining_jobs import TINY_MODEL, tiny_settings
+from rich.console import Console
+from safetensors.torch import load_file
+from sklearn.kernel_ridge import KernelRidge
+
+from unimol2_hf import UniMol2ForPreTraining
+from unimol2_hf.library.build_conformers import RDKIT_DESCRIPTORS, BuildSettings, build_conformers
+from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain, target_scale_of
+from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
+from unimol2_hf.pretraining.stream import Share
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "nano"
+HANDOVER = Path(__file__).parent / "data" / "handover"
+QUIET = Console(quiet=True)
+# Atomic numbers and coordinates in angstrom, near enough for RDKit to find the bonds.
+WATER = ([8, 1, 1], [0, 0, 0.12, 0, 0.76, -0.48, 0, -0.76, -0.48])
+METHANE = ([6, 1, 1, 1, 1], [0, 0, 0, 0.63, 0.63, 0.63, -0.63, -0.63, 0.63, -0.63, 0.63, -0.63, 0.63, -0.63, -0.63])
+FORMALDEHYDE = ([6, 8, 1, 1], [0, 0, -0.53, 0, 0, 0.68, 0, 0.94, -1.12, 0, -0.94, -1.12])
+FLUOROMETHANE = ([6, 9, 1, 1, 1], [0, 0, -0.63, 0, 0, 0.75, 0, 1.03, -0.99, 0.89, -0.51, -0.99, -0.89, -0.51, -0.99])
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """The public tables in small: QM9 labels water and the fluoride in full; drug-like rows hold the fluoride too."""
+    molecules = {"O": WATER, "C": METHANE, "C=O": FORMALDEHYDE, "CF": FLUOROMETHANE}
+    labels = {"O": 1.85, "CF": 1.8}
+    qm9 = pa.table(
+        {
+            "gdb_index": pa.array([5, 3, 7, 9], pa.int32()),
+            "smiles": list(molecules),
+            "atomic_numbers": pa.array([each[0] for each in molecules.values()], pa.list_(pa.int8())),
+            "coordinates": pa.array([each[1] for each in molecules.values()], pa.list_(pa.float32())),
+            "mu": [labels.get(smiles) for smiles in molecules],
+        }
+    )
+    pq.write_table(qm9, tmp_path / "qm9.parquet")
+    described = {"gdb_index": pa.array([3, 5, 7, 9], pa.int32()), "x": [3.0, 5.0, 7.0, 9.0], "y": [0.3, 0.5, 0.7, 0.9]}
+    pq.write_table(pa.table(described), tmp_path / "descriptors_qm9.parquet")
+    drugs = ["CCO", "FC", "C[C@H](N)O", "*CC", "CF", "CCN"]
+    sizes = {"CCO": 3, "FC": 2, "C[C@H](N)O": 4, "*CC": 3, "CF": 2, "CCN": 3}
+    lines = {smiles: np.arange(3.0 * sizes[smiles]).tolist() for smiles in drugs}
+    for name, part in zip(library.DRUG_LIKE, (drugs[:3], drugs[3:]), strict=True):
+        coordinates = pa.array([lines[smiles] for smiles in part], pa.list_(pa.float32()))
+        pq.write_table(pa.table({"smiles": part, "coordinates": coordinates}), tmp_path / name)
+    numbers = np.arange(6.0)
+    pq.write_table(pa.table({"smiles": drugs, "x": numbers, "y": -numbers}), tmp_path / "descriptors_pretrain.parquet")
+    pq.write_table(pa.table({"smiles": drugs, "m": numbers}), tmp_path / "minimol_pretrain.parquet")
+    return tmp_path
+
+
+class TestLibrary:
+    def test_labelled_molecules_are_left_out_of_all_files(self, tables: Path) -> None:
+        library.main(tables, tables / "out", qm9_count=100, workers=1)
+        made = pq.read_table(tables / "out" / "library" / "conformers").to_pandas().set_index("smiles")
+        assert set(made.index) == {"CCO", "C[C@H](N)O", "*CC", "CCN", "C", "C=O"}
+        assert "wildcard" in made.loc["*CC", "error"]
+        assert made["error"].isna().sum() == 5
+        np.testing.assert_array_equal(made.loc["CCN", RDKIT_DESCRIPTORS], [5.0, -5.0])
+        np.testing.assert_array_equal(made.loc["C=O", RDKIT_DESCRIPTORS], [7.0, np.float32(0.7)])
+        assert made.loc["C=O", library.TEACHER] is None or np.isnan(made.loc["C=O", library.TEACHER])
+        assert made.loc["CCN", library.TEACHER] == 5.0
+
+    def test_tables_of_other_molecules_are_refused(self, tables: Path) -> None:
+        pq.write_table(pa.table({"smiles": ["C"] * 6, "m": np.arange(6.0)}), tables / "minimol_pretrain.parquet")
+        with pytest.raises(ValueError, match="of other molecules"):
+            library.main(tables, tables / "out", qm9_count=100, workers=1)
+
+
+class TestRun:
+    def checkpoint(self, folder: Path, step: int, complete: bool = True) -> None:
+        path = folder / "train" / "checkpoints" / f"checkpoint-{step}"
+        path.mkdir(parents=True)
+        if complete:
+            (path / "complete.json").write_text("{}")
+
+    def test_the_furthest_run_goes_on(self, tmp_path: Path) -> None:
+        """A run of this machine, unless another machine handed over more; a checkpoint cut short does not count."""
+        away = tmp_path / "handover"
+        assert background.furthest_run(tmp_path, away) == tmp_path / "run-0"
+        self.checkpoint(tmp_path / "run-0", 300)
+        self.checkpoint(tmp_path / "run-0", 400, complete=False)
+        assert background.reached(tmp_path / "run-0") == 300
+        away.mkdir()
+        (away / "handover.json").write_text(json.dumps({"step": 1000}))
+        assert background.furthest_run(tmp_path, away) == tmp_path / "run-1000"
+        self.checkpoint(tmp_path / "run-1000", 50)
+        assert background.reached(tmp_path / "run-1000") == 1050
+        (away / "handover.json").write_text(json.dumps({"step": 1050}))
+        assert background.furthest_run(tmp_path, away) == tmp_path / "run-1000"
+
+    def test_settings_of_a_run_from_a_handover(self, tmp_path: Path) -> None:
+        """They can be read, and are nano.yaml's but for where the run begins."""
+        (tmp_path / "clone" / "recipes").mkdir(parents=True)
+        (tmp_path / "clone" / "recipes" / "nano").symlink_to(RECIPE)
+        made = {}
+        for step in (0, 700):
+            folder = tmp_path / f"run-{step}"
+            folder.mkdir()
+            made[step] = read_settings(background.write_settings(folder, tmp_path, HANDOVER))
+        assert (made[0].start_from, made[0].start_step) == (None, 0)
+        assert made[700].start_from == str(tmp_path / "run-700" / "handover")
+        assert (made[700].start_step, made[700].warmup_steps) == (700, background.WARMUP_AFTER_HANDOVER)
+        assert made[700].targets == made[0].targets
+        assert made[0].trainer == {"lr_scheduler_type": "constant_with_warmup"}
+
+    def test_hours_are_the_last_note_of_each_start(self, tmp_path: Path) -> None:
+        (tmp_path / "hours.csv").write_text("100,1900,3600,10\n100,3700,5400,20\n9000,12600,1800,30\n")
+        assert background.hours_of(tmp_path) == (2.0, 2.0)
+        assert background.hours_of(tmp_path / "none") == (0.0, 0.0)
+
+    def test_processor_time_counts_children(self) -> None:
+        import os
+
+        assert background._processor_seconds(os.getpid()) > 0
+
+
+class TestHandover:
+    def test_a_committed_one_loads(self) -> None:
+        """Made when the first run began: every later version goes on from such a folder, head of targets included."""
+        settings = PretrainSettings(
+            "unused", "unused", start_from=str(HANDOVER), targets={"numbers": 1.0, "teacher": 1.0}
+        )
+        model = make_model(settings).eval()
+        assert model.config.graph_target_sizes == [3, 4]
+        expected = load_file(HANDOVER / "expected.safetensors")
+        inputs = {name.removeprefix("inputs."): each for name, each in expected.items() if name.startswith("inputs.")}
+        with torch.no_grad():
+            output = model(**inputs)
+        for name in ("predicted_graph_targets", "token_logits", "predicted_coordinates"):
+            torch.testing.assert_close(output[name], expected[name], rtol=1e-4, atol=1e-5)
+
+    def test_a_run_goes_on_from_its_own_handover(self, tmp_path: Path) -> None:
+        """Its weights in half precision, and the plan without a repetition."""
+        (tmp_path / "in.csv").write_text("smiles,y\n" + "".join(f"{'C' * n}O,{n}\n" for n in range(1, 30)))
+        kept = BuildSettings(num_conformers=1, include_2d=False, keep_columns=("y",), rows_per_shard=8, num_workers=0)
+        build_conformers(tmp_path / "in.csv", tmp_path, kept, QUIET)
+        changes: dict[str, Any] = {"targets": {"y": 1.0}, "validation_molecules": 4, "model": TINY_MODEL}
+        first = tiny_settings(
+            str(tmp_path), str(tmp_path / "first"), max_steps=100, save_steps=100, eval_steps=100, **changes
+        )
+        pretrain(first, QUIET)
+        checkpoint = tmp_path / "first" / "checkpoints" / "checkpoint-100"
+        size = handover.write_handover(checkpoint, tmp_path / "away", {"step": 100})
+        assert size == sum(path.stat().st_size for path in (tmp_path / "away").iterdir())
+        assert background.handed_over(tmp_path / "away") == 100
+        second = tiny_settings(
+            str(tmp_path), "unused", start_from=str(tmp_path / "away"), start_step=100, **{**changes, "model": {}}
+        )
+        model, raw = make_model(second), UniMol2ForPreTraining.from_pretrained(checkpoint)
+        for name, value in raw.state_dict().items():
+            torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+            assert model.state_dict()[name].dtype == torch.float32
+        stream = make_data(second, Share(), target_scale_of(model))[2]
+        before = make_data(first, Share(), target_scale_of(raw))[2]
+        for name, value in before.step(100)["micro_batches"][0].items():
+            assert torch.equal(stream.step(second.start_step)["micro_batches"][0][name], value)
+
+    def test_the_average_is_read_for_the_probe(self, tmp_path: Path, library_dir: Path) -> None:
+        pretrain(tiny_settings(str(library_dir), str(tmp_path), max_steps=4), QUIET)
+        average = handover.averaged_model(tmp_path / "checkpoints" / "checkpoint-4")
+        exported = UniMol2ForPreTraining.from_pretrained(tmp_path / "model").unimol2
+        for name, value in exported.state_dict().items():
+            assert torch.equal(average.state_dict()[name], value)
+
+
+def test_recipe_and_commit_belong_together() -> None:
+    assert len((RECIPE / "COMMIT").read_text().strip()) == 40
+    settings = {**yaml.safe_load((RECIPE / "nano.yaml").read_text()), "data": "a", "output_dir": "b"}
+    assert set(PretrainSettings(**settings).targets) == {RDKIT_DESCRIPTORS, library.TEACHER}
+
+
+def test_kernel_ridge_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    vectors, split = random.normal(size=(120, 6)), np.array(["train"] * 80 + ["valid"] * 20 + ["test"] * 20)
+    labels = np.sin(vectors[:, 0]) + 3.0
+    labels[::9] = np.nan
+    found = probe.kernel_ridge_error(vectors, labels, split)
+    known = ~np.isnan(labels)
+    train, valid, test = (np.flatnonzero(known & (split == part)) for part in ("train", "valid", "test"))
+    scaled = ((vectors - vectors[train].mean(0)) / vectors[train].std(0)).clip(-5, 5)
+    median = np.median(((scaled[train, None] - scaled[None, train]) ** 2).sum(-1))
+
+    def error(fitted: Any, judged: Any, width: float, ridge: float) -> float:
+        model = KernelRidge(alpha=ridge, kernel="rbf", gamma=1 / (width * median))
+        center = labels[fitted].mean()
+        predicted = model.fit(scaled[fitted], labels[fitted] - center).predict(scaled[judged]) + center
+        return float(np.abs(predicted - labels[judged]).mean())
+
+    grid = [(width, ridge) for width in probe.WIDTHS for ridge in probe.RIDGES]
+    best = min(grid, key=lambda chosen: error(train, valid, *chosen))
+    assert found == pytest.approx(error(np.concatenate([train, valid]), test, *best), rel=1e-6)
