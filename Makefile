@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := demo_output
 
-.PHONY: demo test check format bench bench-speed nano-continue nano-status nano-hand-over clean
+.PHONY: demo test check format bench bench-speed nano-continue nano-status nano-hand-over nano-gpu-input nano-gpu clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -56,6 +56,14 @@ nano-continue:
 
 nano-status:
 	$(NANO_HOME)/clone/.venv/bin/python recipes/nano/background.py status --home $(NANO_HOME)
+
+nano-gpu-input: $(INSTALLED)
+	$(BIN)/python recipes/nano/gpu_input.py pack --data $(DATA) --output runs/nano_gpu/input.parquet
+
+# On the machine with the GPU, whose own Python has torch: PYTHON=python3 OUT=/folder/for/the/hand-over
+nano-gpu:
+	test -d runs/nano_gpu/library || PYTHONPATH=src $(PYTHON) recipes/nano/gpu_input.py unpack runs/nano_gpu/input.parquet --output runs/nano_gpu
+	PYTHONPATH=src $(PYTHON) recipes/nano/background.py part --home $(CURDIR)/runs/nano_gpu --output $(OUT)
 
 nano-hand-over: $(INSTALLED)
 	$(BIN)/python recipes/nano/background.py hand-over --home $(NANO_HOME) --data $(DATA)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import background
+import gpu_input
 import handover
 import library
 import numpy as np
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from sklearn.kernel_ridge import KernelRidge
 
 from unimol2_hf import UniMol2ForPreTraining
+from unimol2_hf.descriptors import descriptor_names
 from unimol2_hf.library.build_conformers import RDKIT_DESCRIPTORS, BuildSettings, build_conformers
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain, target_scale_of
 from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
@@ -82,6 +84,21 @@ class TestLibrary:
             library.main(tables, tables / "out", qm9_count=100, workers=1)
 
 
+class TestGpuInput:
+    def test_what_is_unpacked_is_what_was_packed(self, tables: Path) -> None:
+        gpu_input.pack(tables, tables / "gpu" / "input.parquet", workers=1)
+        gpu_input.unpack(tables / "gpu" / "input.parquet", tables / "gpu")
+        made = pq.read_table(tables / "gpu" / "library" / "conformers").to_pandas().set_index("smiles")
+        assert set(made.index) == {"CCO", "C[C@H](N)O", "*CC", "CCN"}
+        coordinates = np.arange(9.0).reshape(3, 3)
+        np.testing.assert_allclose(
+            made.loc["CCN", "conformers"][0], (coordinates - coordinates.mean(0)).ravel(), atol=0.005
+        )
+        assert made.loc["CCN", library.TEACHER] == 5.0
+        described = dict(zip(descriptor_names(), made.loc["CCO", RDKIT_DESCRIPTORS], strict=True))
+        assert described["MolWt"] == pytest.approx(46.07, abs=0.01)
+
+
 class TestRun:
     def checkpoint(self, folder: Path, step: int, complete: bool = True) -> None:
         path = folder / "train" / "checkpoints" / f"checkpoint-{step}"
@@ -106,13 +123,11 @@ class TestRun:
 
     def test_settings_of_a_run_from_a_handover(self, tmp_path: Path) -> None:
         """They can be read, and are nano.yaml's but for where the run begins."""
-        (tmp_path / "clone" / "recipes").mkdir(parents=True)
-        (tmp_path / "clone" / "recipes" / "nano").symlink_to(RECIPE)
         made = {}
         for step in (0, 700):
             folder = tmp_path / f"run-{step}"
             folder.mkdir()
-            made[step] = read_settings(background.write_settings(folder, tmp_path, HANDOVER))
+            made[step] = read_settings(background.write_settings(folder, tmp_path, RECIPE / "nano.yaml", HANDOVER))
         assert (made[0].start_from, made[0].start_step) == (None, 0)
         assert made[700].start_from == str(tmp_path / "run-700" / "handover")
         assert (made[700].start_step, made[700].warmup_steps) == (700, background.WARMUP_AFTER_HANDOVER)

@@ -34,6 +34,9 @@ LARGEST_HANDOVER = 10_000_000  # bytes
 WARMUP_AFTER_HANDOVER = 300  # steps in which Adam finds its moments again
 LOWEST_PRIORITY = 19
 POLL_SECONDS = 60
+NANO_YAML = Path("recipes") / "nano" / "nano.yaml"
+PRETRAIN = ("-m", "unimol2_hf.cli", "pretrain")
+PAIRS_ON_GPU = 131_072  # a step in one batch
 app = typer.Typer(no_args_is_help=True)
 
 Home = Annotated[Path, typer.Option(help="folder of the training on this machine")]
@@ -74,9 +77,9 @@ def furthest_run(home: Path, handover: Path) -> Path:
     return here if here is not None and reached(here) >= step else home / f"run-{step}"
 
 
-def write_settings(run: Path, home: Path, handover: Path) -> Path:
-    """The run's YAML file: nano.yaml at the training's commit, its folders, and where it begins."""
-    settings: dict[str, Any] = yaml.safe_load((home / "clone" / "recipes" / "nano" / "nano.yaml").read_text())
+def write_settings(run: Path, home: Path, recipe: Path, handover: Path, **changes: int) -> Path:
+    """The run's YAML file: the recipe's, its folders, and where it begins."""
+    settings: dict[str, Any] = yaml.safe_load(recipe.read_text()) | changes
     settings |= {"data": str(home / "library"), "output_dir": str(run / "train")}
     if start_step(run):
         copy = run / "handover"
@@ -94,9 +97,13 @@ def step_aside() -> None:
     """Run only when nobody else wants the processor, as a session of its own."""
     os.setsid()
     os.nice(LOWEST_PRIORITY)
-    # The kernel shares by session before it looks at nice.
+    lower_session_of(os.getpid())
+
+
+def lower_session_of(process: int) -> None:
+    """The kernel shares by session before it looks at nice, and a new session begins in the middle."""
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(LOWEST_PRIORITY))
+        Path(f"/proc/{process}/autogroup").write_text(str(LOWEST_PRIORITY))
 
 
 @app.command()
@@ -124,27 +131,61 @@ def start(home: Home, handover: Handover = HANDOVER, processes: int = 2) -> None
     print(f"running; log: {log}")
 
 
+def environment(home: Path) -> dict[str, str]:
+    """Of a training process."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled"),
+        # In bfloat16 oneDNN makes code for every new shape; by default it forgets all but 1,024 of them.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "100000",
+    }
+
+
+@app.command()
+def part(
+    home: Home,
+    output: Annotated[Path, typer.Option(help="folder for what is to be handed over")],
+    handover: Handover = HANDOVER,
+    seconds: Annotated[int, typer.Option(help="after which the training is stopped")] = 540,
+) -> None:
+    """Train in the foreground for so long, on the GPU where there is one; the next part goes on from the checkpoint.
+
+    HOME holds `library`; the code is that of this repository. On another machine it goes on from OUTPUT, put in the
+    place of the hand-over.
+    """
+    from handover import write_handover  # noqa: PLC0415
+
+    run = furthest_run(home, handover)
+    run.mkdir(parents=True, exist_ok=True)
+    settings = write_settings(run, home, HERE / "nano.yaml", handover, max_pairs=PAIRS_ON_GPU, save_steps=500)
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run([sys.executable, *PRETRAIN, str(settings)], env=environment(home), timeout=seconds, check=True)
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        raise SystemExit(f"no checkpoint in {seconds} s; give it more")
+    print(write_handover(checkpoint, output, about_handover(run, checkpoint)), "bytes in", output)
+    status(home, handover)
+
+
 @app.command(hidden=True)
 def supervise(home: Home, handover: Handover, processes: int = 2) -> None:
     """Train until killed; once a minute note how much processor time it has had."""
     with FileLock(home / ".running", timeout=0):
         run = furthest_run(home, handover)
         run.mkdir(exist_ok=True)
-        settings = write_settings(run, home, handover)
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled"),
-            # In bfloat16 oneDNN makes code for every new shape; by default it forgets all but 1,024 of them.
-            "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "100000",
-        }
+        settings = write_settings(run, home, home / "clone" / NANO_YAML, handover)
         distributed = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = [sys.executable, "-m", *distributed, "-m", "unimol2_hf.cli", "pretrain", str(settings)]
-        training = subprocess.Popen(command, env=environment, cwd=home)
+        training = subprocess.Popen(
+            [sys.executable, "-m", *distributed, *PRETRAIN, str(settings)], env=environment(home), cwd=home
+        )
         began = f"{time.time():.0f}"
         while training.poll() is None:
             time.sleep(POLL_SECONDS)
+            # torchrun gives every worker a session of its own.
+            for process in _below(training.pid):
+                lower_session_of(process)
             with (run / "hours.csv").open("a") as file:
                 file.write(f"{began},{time.time():.0f},{_processor_seconds(training.pid):.0f},{reached(run)}\n")
     raise SystemExit(training.returncode)
@@ -178,6 +219,17 @@ def hours_of(run: Path) -> tuple[float, float]:
     return sum(wall for wall, _ in last.values()) / 3600, sum(seconds for _, seconds in last.values()) / 3600
 
 
+def about_handover(run: Path, checkpoint: Path) -> dict[str, Any]:
+    """Where in the plan a checkpoint is, and whose it is."""
+    settings = yaml.safe_load((run / "run.yaml").read_text())
+    step = start_step(run) + _own_step(checkpoint)
+    return {
+        "step": step,
+        "samples": step * settings["samples_per_step"],
+        "commit": (HERE / "COMMIT").read_text().strip(),
+    }
+
+
 @app.command()
 def status(home: Home, handover: Handover = HANDOVER) -> None:
     """Print how far it is and its last losses."""
@@ -209,19 +261,15 @@ def hand_over(
     checkpoint = last_checkpoint(run)
     if checkpoint is None:
         raise SystemExit(f"{run} has no checkpoint yet")
-    settings = yaml.safe_load((run / "run.yaml").read_text())
-    step = start_step(run) + _own_step(checkpoint)
-    commit = (HERE / "COMMIT").read_text().strip()
     # Read first: a checkpoint of a run that goes on is soon replaced.
-    average = averaged_model(checkpoint)
-    about = {"step": step, "samples": step * settings["samples_per_step"], "commit": commit}
+    average, about = averaged_model(checkpoint), about_handover(run, checkpoint)
     size = write_handover(checkpoint, handover, about)
     if size > LARGEST_HANDOVER:
         raise SystemExit(f"the hand-over has {size:,} bytes; at most {LARGEST_HANDOVER:,} may be committed")
     errors = probe(average, data, home / "probe")
     row = {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit[:12],
+        "commit": about["commit"][:12],
         "samples": about["samples"],
         "hours": f"{hours:.2f}",
         "processor_hours": f"{processor_hours:.2f}",
