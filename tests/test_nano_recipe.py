@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import background
+import frozen_probe
 import gpu_input
 import handover
 import library
 import numpy as np
-import probe
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -205,7 +205,7 @@ def test_kernel_ridge_is_scikit_learns() -> None:
     vectors, split = random.normal(size=(120, 6)), np.array(["train"] * 80 + ["valid"] * 20 + ["test"] * 20)
     labels = np.sin(vectors[:, 0]) + 3.0
     labels[::9] = np.nan
-    found = probe.kernel_ridge_error(vectors, labels, split)
+    found = frozen_probe.kernel_ridge_error(vectors, labels, split)
     known = ~np.isnan(labels)
     train, valid, test = (np.flatnonzero(known & (split == part)) for part in ("train", "valid", "test"))
     scaled = ((vectors - vectors[train].mean(0)) / vectors[train].std(0)).clip(-5, 5)
@@ -217,6 +217,6 @@ def test_kernel_ridge_is_scikit_learns() -> None:
         predicted = model.fit(scaled[fitted], labels[fitted] - center).predict(scaled[judged]) + center
         return float(np.abs(predicted - labels[judged]).mean())
 
-    grid = [(width, ridge) for width in probe.WIDTHS for ridge in probe.RIDGES]
+    grid = [(width, ridge) for width in frozen_probe.WIDTHS for ridge in frozen_probe.RIDGES]
     best = min(grid, key=lambda chosen: error(train, valid, *chosen))
     assert found == pytest.approx(error(np.concatenate([train, valid]), test, *best), rel=1e-6)

@@ -253,8 +253,8 @@ def hand_over(
 ) -> None:
     """Write the raw weights in half precision for another machine, and a row of progress.csv."""
     # Here, not above: `start` and its supervisor need neither torch nor the data.
+    from frozen_probe import probe  # noqa: PLC0415
     from handover import averaged_model, write_handover  # noqa: PLC0415
-    from probe import probe  # noqa: PLC0415
 
     run = furthest_run(home, handover)
     hours, processor_hours = hours_of(run)

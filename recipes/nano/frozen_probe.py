@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How good frozen vectors are: kernel ridge on ESOL and four Biogen endpoints, fixed scaffold splits, three seeds.
 
-    python recipes/nano/probe.py MODEL --data DIR --cache runs/nano/probe [--output probe.json]
+    python recipes/nano/frozen_probe.py MODEL --data DIR --cache runs/nano/probe [--output probe.json]
 
 Standardised on the training part and clipped at 5; a Gaussian kernel whose width is a multiple of the median squared
 distance; width and ridge chosen on the validation part, then refitted on both. Test MAE, mean of the seeds.
@@ -55,8 +55,9 @@ def table_with_conformers(data: Path, cache: Path, name: str, workers: int) -> p
     settings = BuildSettings(num_conformers=1, include_2d=False, num_workers=workers)
     build_conformers(joined, library, settings, Console(quiet=True))
     table = pd.read_csv(joined)
-    table["molecule"] = [row.molecule for row in read_molecules(library / CONFORMERS)]
-    return table
+    return table.assign(
+        molecule=pd.Series([row.molecule for row in read_molecules(library / CONFORMERS)], dtype=object)
+    )
 
 
 @torch.no_grad()
