@@ -289,6 +289,13 @@ class TestModel:
         }
         torch.testing.assert_close(model(**single).predicted_graph_targets[:, 0], whole[:, row], rtol=1e-4, atol=1e-5)
 
+    def test_targets_that_the_model_does_not_have_are_refused(self, library: Path, small_config: UniMol2Config) -> None:
+        model, batch = self.batch(library)
+        with pytest.raises(ValueError, match=r"do not fit the 5 of config\.graph_targets"):
+            model(**{**batch, GRAPH_TARGETS: batch[GRAPH_TARGETS][:, :3]})
+        with pytest.raises(ValueError, match=r"do not fit the 0 of config\.graph_targets"):
+            UniMol2ForPreTraining(small_config)(**batch)
+
     def test_without_targets_in_the_batch_there_is_no_loss_of_theirs(self, library: Path) -> None:
         model, batch = self.batch(library)
         output = model(**{name: value for name, value in batch.items() if name != GRAPH_TARGETS})

@@ -827,10 +827,18 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
             output.predicted_distances = pairwise_distances(output.predicted_coordinates)
         if self.graph_target_head is not None:
             output.predicted_graph_targets = self.graph_target_head(encoded.last_hidden_state, attention_mask)
-            if graph_targets is not None:
-                sizes = self.config.graph_target_sizes
-                output.graph_losses = graph_target_losses(output.predicted_graph_targets, graph_targets, sizes)
+        if graph_targets is not None:
+            output.graph_losses = self._graph_losses(output.predicted_graph_targets, graph_targets)
         return _with_pretraining_losses(output, attention_mask, labels, target_coordinates)
+
+    def _graph_losses(self, predicted: Tensor | None, graph_targets: Tensor) -> Tensor:
+        count = self.config.num_graph_targets
+        if predicted is None or graph_targets.shape != predicted.shape[1:]:
+            raise ValueError(
+                f"graph_targets {tuple(graph_targets.shape)} do not fit the {count} of config.graph_targets; make the "
+                "model with a config that lists them"
+            )
+        return graph_target_losses(predicted, graph_targets, self.config.graph_target_sizes)
 
 
 def _with_pretraining_losses(
