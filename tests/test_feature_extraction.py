@@ -1,5 +1,9 @@
 """Molecules to tensors: every kind of input, padding, provenance, conformers, workers."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from conftest import MIXED_SMILES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from transformers import AutoFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
@@ -30,6 +34,12 @@ from unimol2_hf.feature_extraction_unimol2 import MODEL_INPUT_NAMES
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 # Wrong stereo around a cage: no geometry satisfies it, RDKit's embedding gives up.
 UNEMBEDDABLE = "[C@]12(F)[C@]3(F)[C@@]1(F)[C@@]23F"
+# A polycyclic aromatic whose rings cannot all be flat: ETKDG fails on every seed.
+CROWDED = "c1ccc2c(c1)ccc1cc3cccc4c5cccc6cc7ccc8ccccc8c7c(c65)c(c12)c34"
+# Random distances give it no starting coordinates.
+TWO_TAILS = "CCCCCCCCCC[NH+](CCCCCCCCCC)CC1C(=O)OC2CC3(C)CCCC(C)C3=CC21"
+# ETKDG finds its starting coordinates at the 237th attempt.
+LATE = "O=C(OCc1ccccc1)C(Cc1ccc(C(F)(F)P(=O)(O)O)cc1)(Cc1ccc(C(F)(F)P(=O)(O)O)cc1)C(=O)OCc1ccccc1"
 
 
 def embedded(smiles: str, seed: int = 1, hydrogens: bool = True, count: int = 1) -> Chem.Mol:
@@ -47,6 +57,18 @@ def arrays_of(molecule: Chem.Mol) -> tuple[list[int], Any, list[tuple[int, int, 
     numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondTypeAsDouble()) for bond in molecule.GetBonds()]
     return numbers, molecule.GetConformer().GetPositions(), bonds
+
+
+@contextmanager
+def busy_machine() -> Iterator[None]:
+    """Two processes beside this one that do nothing but work."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 class TestBatches:
@@ -255,8 +277,64 @@ class TestConformers:
     def test_ladder_ends_in_two_dimensions_and_says_why(self, extractor: UniMol2FeatureExtractor) -> None:
         record = extractor(UNEMBEDDABLE, return_provenance=True)["provenance"][0]
         assert (record["method"], record["is_3d"]) == ("2d", False)
-        for rung in ("etkdg (seed 42)", "etkdg-other-seed (seed 10042)", "etkdg-random-coordinates (seed 42)"):
-            assert rung in record["note"]
+        rungs = [part.partition(" (seed")[0] for part in record["note"].removeprefix("no 3D conformer: ").split("; ")]
+        random_start = ["etkdg-random-coordinates", "etdg-random-coordinates"]
+        assert rungs == ["etkdg", "etdg", *["etkdg-other-seed"] * 3, *random_start]
+        assert "etkdg (seed 42): embedding failed in 30 attempts" in record["note"]
+
+    def test_a_crowded_aromatic_gets_the_rung_without_flat_rings(self, extractor: UniMol2FeatureExtractor) -> None:
+        batch = extractor(CROWDED, return_provenance=True)
+        record = batch["provenance"][0]
+        assert (record["method"], record["is_3d"], record["seed"]) == ("etdg", True, 42)
+        # Few attempts come before it, however slow they are.
+        assert record["note"] == "etkdg (seed 42): embedding failed in 30 attempts"
+        assert record["force_field_converged"]
+        ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in Chem.MolFromSmiles(CROWDED).GetBonds()]
+        start, end = torch.tensor(ends).T
+        lengths = (batch["coordinates"][0, start] - batch["coordinates"][0, end]).norm(dim=-1)
+        assert 1.33 < float(lengths.min()) < float(lengths.max()) < 1.5
+
+    def test_late_success_of_the_references_call_is_kept(self, extractor: UniMol2FeatureExtractor) -> None:
+        molecule = Chem.AddHs(Chem.MolFromSmiles(LATE))
+        parameters: Any = rdDistGeom.ETKDGv2()
+        parameters.randomSeed = 42
+        assert rdDistGeom.EmbedMolecule(molecule, parameters) == 0
+        rdForceFieldHelpers.MMFFOptimizeMolecule(molecule)
+        expected = heavy_positions(molecule)
+        batch = extractor(LATE, return_provenance=True)
+        assert batch["provenance"][0]["method"] == "etkdg"
+        np.testing.assert_allclose(batch["coordinates"][0], expected - expected.mean(0), atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("smiles", "method"),
+        [(TWO_TAILS, "etkdg-random-coordinates"), (f"{CROWDED}.{TWO_TAILS}", "etdg-random-coordinates")],
+        ids=["two tails", "beside a crowded aromatic"],
+    )
+    def test_random_coordinates_follow_where_there_is_no_start(
+        self, smiles: str, method: str, extractor: UniMol2FeatureExtractor
+    ) -> None:
+        record = extractor(smiles, return_provenance=True)["provenance"][0]
+        assert (record["method"], record["is_3d"]) == (method, True)
+
+    def test_nothing_is_tried_that_has_the_same_lack_of_a_start(self, extractor: UniMol2FeatureExtractor) -> None:
+        note = extractor(TWO_TAILS, return_provenance=True)["provenance"][0]["note"]
+        assert note == "etkdg (seed 42): no starting coordinates"
+
+    def test_a_busy_machine_changes_nothing(self, extractor: UniMol2FeatureExtractor) -> None:
+        smiles = [CROWDED, TWO_TAILS, ASPIRIN, UNEMBEDDABLE, "[Na+].[Cl-]"]
+        idle = extractor(smiles, return_provenance=True)
+        with busy_machine():
+            busy = extractor(smiles, return_provenance=True)
+        assert busy["provenance"] == idle["provenance"]
+        assert torch.equal(busy["coordinates"], idle["coordinates"])
+        methods = {record["method"] for record in idle["provenance"]}
+        assert methods == {"etkdg", "etdg", "etkdg-random-coordinates", "2d"}
+
+    def test_the_clock_is_told_where_it_decides(self, extractor: UniMol2FeatureExtractor) -> None:
+        # Seconds of work for each attempt.
+        record = extractor("C" * 160, embed_timeout=1, return_provenance=True)["provenance"][0]
+        assert (record["method"], record["is_3d"]) == ("2d", False)
+        assert "etkdg-random-coordinates (seed 42): embedding timed out" in record["note"]
 
     def test_two_dimensions_can_be_refused(self, extractor: UniMol2FeatureExtractor) -> None:
         with pytest.raises(ConformerError, match="no 3D conformer"):
@@ -277,7 +355,12 @@ class TestConformers:
             return "embedding failed" if method != wanted else original(molecule, method, seed, timeout)
 
         monkeypatch.setattr(module, "_embed", failing)
-        for wanted, seed in (("etkdg-other-seed", 10042), ("etkdg-random-coordinates", 42)):
+        for wanted, seed in (
+            ("etdg", 42),
+            ("etkdg-other-seed", 10042),
+            ("etkdg-random-coordinates", 42),
+            ("etdg-random-coordinates", 42),
+        ):
             record = extractor(ASPIRIN, return_provenance=True)["provenance"][0]
             assert (record["method"], record["seed"], record["is_3d"]) == (wanted, seed, True)
             assert "etkdg (seed 42): embedding failed" in record["note"]
@@ -293,7 +376,7 @@ class TestConformers:
 
         monkeypatch.setattr(module, "_embed", slow)
         conformers = generate_conformers(Chem.MolFromSmiles(ASPIRIN), ConformerSettings(num_retries=5))
-        assert tried == ["etkdg", "etkdg-random-coordinates"]
+        assert tried == ["etkdg", "etdg", "etkdg-random-coordinates", "etdg-random-coordinates"]
         assert "timed out" in conformers[0].provenance.note
 
     def test_lone_ions_never_share_a_point(self, extractor: UniMol2FeatureExtractor) -> None:

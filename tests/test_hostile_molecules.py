@@ -152,7 +152,17 @@ ACCEPTED: list[tuple[str, Any, dict[str, Any]]] = [
     ("octahedron", "F[Co@OH1](Cl)(Br)(I)(N)O", {}),
     ("square planar", "F[Pt@SP1](Cl)(Br)N", {}),
     ("unembeddable cage", "[C@]12(F)[C@]3(F)[C@@]1(F)[C@@]23F", {"method": "2d", "is_3d": False}),
-    ("triple bond in a small ring", "C1#CC1", {"method": "2d", "is_3d": False}),
+    ("triple bond in a small ring", "C1#CC1", {"method": "etdg", "is_3d": True}),
+    (
+        "crowded aromatic",
+        "c1ccc2c(c1)ccc1cc3cccc4c5cccc6cc7ccc8ccccc8c7c(c65)c(c12)c34",
+        {"method": "etdg", "is_3d": True},
+    ),
+    (
+        "no starting coordinates",
+        "CCCCCCCCCC[NH+](CCCCCCCCCC)CC1C(=O)OC2CC3(C)CCCC(C)C3=CC21",
+        {"method": "etkdg-random-coordinates", "is_3d": True},
+    ),
     ("dative bond", "[NH3]->[Cu+2]", {}),
     ("radicals", "[CH2][CH2]", {}),
     ("carbene", "[C]", {}),

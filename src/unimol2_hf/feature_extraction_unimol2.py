@@ -133,6 +133,10 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
     angstrom and may include hydrogens, which are dropped; given ones (an RDKit molecule's own conformers too) are
     used as they are, shifted to their centre. Input without bonds gets the paper's dropped graph features.
 
+    Other molecules get conformers by a ladder: ETKDG as in the reference, ETDG for crowded polycyclic aromatics, other
+    seeds, random starting coordinates, the 2D depiction; each bounded by its attempts, so that the same molecule gets
+    the same conformer on a busy machine.
+
     Args:
         max_atoms: most heavy atoms of a molecule; published models saw at most 256.
         max_atoms_policy: "error" refuses a larger molecule; "crop" keeps the `max_atoms` atoms nearest, in bonds, to
@@ -141,7 +145,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         num_conformers: 3D conformers for each molecule without its own coordinates.
         include_2d: add RDKit's 2D depiction as one more conformer.
         seed: seed of a molecule's first conformer; the k-th uses `seed + k`.
-        embed_timeout: seconds for one embedding attempt.
+        embed_timeout: seconds after which RDKit is stopped; the last resort, which the provenance's note tells.
         num_retries: further seeds before random starting coordinates.
         allow_2d_fallback: use the 2D depiction, and record it, when no 3D conformer can be embedded.
 
@@ -159,7 +163,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         num_conformers: int = 1,
         include_2d: bool = False,
         seed: int = 42,
-        embed_timeout: int = 30,
+        embed_timeout: int = ConformerSettings.embed_timeout,
         num_retries: int = 3,
         allow_2d_fallback: bool = True,
         **kwargs: Any,

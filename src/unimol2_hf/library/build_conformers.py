@@ -63,7 +63,7 @@ class BuildSettings:
         keep_columns: numeric columns of the source that the library keeps (pretraining's graph targets): numbers, in
             Parquet also lists of numbers of one length; empty cells are missing values.
         descriptors: "rdkit" adds RDKit's descriptors as a column `rdkit_descriptors` (7 ms a molecule).
-        embed_timeout: seconds for one embedding attempt.
+        embed_timeout: seconds after which RDKit is stopped; the last resort.
         max_atoms: a molecule with more heavy atoms is a row with an error.
         rows_per_shard: consecutive input rows of a Parquet file; what a kill can cost.
         num_workers: processes.
@@ -74,7 +74,7 @@ class BuildSettings:
     num_conformers: int = 10
     include_2d: bool = True
     seed: int = 42
-    embed_timeout: int = 30
+    embed_timeout: int = ConformerSettings.embed_timeout
     max_atoms: int = 256
     keep_columns: tuple[str, ...] | None = None
     descriptors: str | None = None
