@@ -164,6 +164,13 @@ class TestJobs:
         with pytest.raises(TableError, match="num_conformers"):
             run(source, tmp_path / "out", num_conformers=3)
 
+    def test_another_ladders_conformers_do_not_mix_in(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = write_smiles(tmp_path / "in.csv", SMILES)
+        run(source, tmp_path / "out")
+        monkeypatch.setattr("unimol2_hf.conformers.LADDER_VERSION", 1)
+        with pytest.raises(TableError, match=r"\(conformers differ\)"):
+            run(source, tmp_path / "out")
+
     @pytest.mark.parametrize("bad", [{"num_conformers": -1}, {"rows_per_shard": 0}, {"seed": -1}, {"max_atoms": 0}])
     def test_bad_settings_are_told_at_once(self, bad: dict[str, int]) -> None:
         with pytest.raises(ValueError, match=next(iter(bad))):

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import MIXED_SMILES
 from embed_job import run as run_job
@@ -30,8 +32,9 @@ from unimol2_hf import (
     UniMol2Model,
 )
 from unimol2_hf.cli import app
+from unimol2_hf.conformers import LADDER_VERSION
 from unimol2_hf.library.embed import EmbedSettings, EmbedSummary, embed
-from unimol2_hf.library.shards import finished_shards
+from unimol2_hf.library.shards import PROVENANCE, finished_shards
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 SMILES = [*MIXED_SMILES[:20], "C1CC", "", "[H][H]", "CCO"]
@@ -187,6 +190,33 @@ def test_another_model_or_source_does_not_mix_in(
     pretraining_model.unimol2.save_pretrained(model_dir)
     with pytest.raises(TableError, match=r"\(model differ\)"):
         job()
+
+
+@pytest.mark.parametrize(("name", "value"), [("LADDER_VERSION", 1), ("rdBase.rdkitVersion", "2020.03.1")])
+def test_conformers_of_another_ladder_or_rdkit_do_not_mix_in(
+    name: str, value: Any, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job()
+    monkeypatch.setattr(f"unimol2_hf.conformers.{name}", value)
+    with pytest.raises(TableError, match=r"\(conformers differ\)"):
+        job()
+
+
+def test_a_library_from_before_versions_were_recorded_is_read(tmp_path: Path, job: Job) -> None:
+    job("first", keep_conformers=True)
+    (tmp_path / "old").mkdir()
+    for path in (tmp_path / "first" / "conformers").glob("*.parquet"):
+        table = pq.read_table(path)
+        # Without its last two fields, the record is as it was.
+        entries = [[dict(list(entry.items())[:-2]) for entry in row] for row in table["provenance"].to_pylist()]
+        old = pa.list_(pa.struct(list(PROVENANCE)[:-2]))
+        place = table.schema.get_field_index("provenance")
+        pq.write_table(table.set_column(place, "provenance", pa.array(entries, old)), tmp_path / "old" / path.name)
+    job("again", source=tmp_path / "old")
+    first, again = output(tmp_path / "first"), output(tmp_path / "again")
+    assert {entry["ladder"] for row in first["conformers"] for entry in row} == {LADDER_VERSION}
+    expected = [[{**entry, "ladder": None, "rdkit": None} for entry in row] for row in first["conformers"]]
+    assert [list(row) for row in again["conformers"]] == expected
 
 
 def test_one_process_at_a_time(tmp_path: Path, job: Job, library: Path, model_dir: str) -> None:

@@ -1,5 +1,6 @@
 """Molecules to tensors: every kind of input, padding, provenance, conformers, workers."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import torch
 from conftest import MIXED_SMILES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from transformers import AutoFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
@@ -28,7 +29,7 @@ from unimol2_hf import (
     UniMol2FeatureExtractor,
     UniMol2ForPropertyRegression,
 )
-from unimol2_hf.conformers import generate_conformers
+from unimol2_hf.conformers import LADDER_VERSION, generate_conformers
 from unimol2_hf.feature_extraction_unimol2 import MODEL_INPUT_NAMES
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -155,6 +156,20 @@ class TestBatches:
         ):
             assert type(loaded) is UniMol2FeatureExtractor
             assert loaded.settings() == made.settings()
+
+    @pytest.mark.parametrize("saved", [{}, {"ladder": 1, "rdkit": "2020.03.1"}], ids=["none", "others"])
+    def test_a_loaded_extractor_reports_its_own_versions(self, saved: dict[str, Any], tmp_path: Path) -> None:
+        own = {"ladder": LADDER_VERSION, "rdkit": rdBase.rdkitVersion}
+        path = tmp_path / "preprocessor_config.json"
+        UniMol2FeatureExtractor().save_pretrained(tmp_path)
+        written = json.loads(path.read_text())
+        assert written.items() >= own.items()
+        path.write_text(json.dumps({name: value for name, value in written.items() if name not in own} | saved))
+        loaded = UniMol2FeatureExtractor.from_pretrained(tmp_path)
+        assert loaded.to_dict().items() >= own.items()
+        assert loaded.settings() == UniMol2FeatureExtractor().settings()
+        loaded.save_pretrained(tmp_path)
+        assert json.loads(path.read_text()) == written
 
     @pytest.mark.parametrize(
         ("setting", "message"),
@@ -467,7 +482,14 @@ class TestConformers:
 
     def test_provenance_is_public(self) -> None:
         record = ConformerProvenance("given", is_3d=True).to_dict()
-        assert set(record) == {"method", "is_3d", "seed", "force_field", "force_field_converged", "note"}
+        names = {"method", "is_3d", "seed", "force_field", "force_field_converged", "note", "ladder", "rdkit"}
+        assert set(record) == names
+
+    def test_versions_are_those_of_what_made_the_conformer(self, extractor: UniMol2FeatureExtractor) -> None:
+        generated = extractor(ASPIRIN, include_2d=True, return_provenance=True)["provenance"]
+        given_ones = extractor(embedded(ASPIRIN), return_provenance=True)["provenance"]
+        versions = [(record["ladder"], record["rdkit"]) for record in (*generated, *given_ones)]
+        assert versions == [(LADDER_VERSION, rdBase.rdkitVersion)] * 2 + [(None, None)]
 
 
 class TestSize:

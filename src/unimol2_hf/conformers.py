@@ -25,6 +25,9 @@ from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 from .errors import ConformerError, MoleculeTooLargeError
 from .molecule_features import FloatArray, atoms_of, center_coordinates, is_three_dimensional
 
+# Of the rungs, their order and bounds. 1 knew no ETDG and was bounded by a clock.
+LADDER_VERSION = 2
+
 GIVEN = "given"
 ETKDG = "etkdg"
 ETDG = "etdg"
@@ -101,6 +104,9 @@ class ConformerProvenance:
         force_field_converged: whether it converged within RDKit's 200 iterations (for ETDG 2,000); `None` where it was
             not run.
         note: why a fallback was taken or a force field could not be set up; empty when all went well.
+        ladder: `LADDER_VERSION` of the process that made the conformer; `None` for given coordinates, and for
+            conformers stored before this was recorded.
+        rdkit: its version of RDKit, the same way.
     """
 
     method: str
@@ -109,6 +115,8 @@ class ConformerProvenance:
     force_field: str | None = None
     force_field_converged: bool | None = None
     note: str = ""
+    ladder: int | None = None
+    rdkit: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,6 +128,11 @@ class Conformer:
 
     coordinates: FloatArray
     provenance: ConformerProvenance
+
+
+def conformer_versions() -> dict[str, Any]:
+    """What decides generated conformers besides molecule and settings: the versions of the ladder and of RDKit."""
+    return {"ladder": LADDER_VERSION, "rdkit": rdBase.rdkitVersion}
 
 
 def given_conformers(heavy: Chem.Mol, limit: int) -> list[Conformer]:
@@ -139,7 +152,7 @@ def given_coordinates(coordinates: NDArray[np.floating[Any]]) -> Conformer:
 def generate_conformers(molecule: Chem.Mol, settings: ConformerSettings) -> list[Conformer]:
     """Embed conformers of a sanitised molecule with heavy atoms (see `remove_hydrogens`).
 
-    The result is a function of molecule, settings and version of RDKit alone, unless `embed_timeout` strikes.
+    The result is a function of molecule, settings and `conformer_versions` alone, unless `embed_timeout` strikes.
 
     Where no 3D conformer can be had, the list holds one 2D conformer that says why.
 
@@ -270,6 +283,7 @@ def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Confo
         force_field=FORCE_FIELD if has_force_field else None,
         force_field_converged=status == 0 if has_force_field else None,
         note=note,
+        **conformer_versions(),
     )
     return Conformer(center_coordinates(coordinates), provenance)
 
@@ -278,5 +292,5 @@ def _depict(with_hydrogens: Chem.Mol, note: str) -> Conformer:
     drawn = Chem.Mol(with_hydrogens)
     rdDepictor.Compute2DCoords(drawn)
     coordinates = _heavy_positions(drawn)
-    provenance = ConformerProvenance(TWO_DIMENSIONAL, is_3d=False, note=note)
+    provenance = ConformerProvenance(TWO_DIMENSIONAL, is_3d=False, note=note, **conformer_versions())
     return Conformer(center_coordinates(coordinates), provenance)

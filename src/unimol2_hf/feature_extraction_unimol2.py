@@ -24,6 +24,7 @@ from .conformers import (
     RETRY_SEED_STEP,
     Conformer,
     ConformerSettings,
+    conformer_versions,
     generate_conformers,
     given_conformers,
     given_coordinates,
@@ -135,7 +136,8 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
 
     Other molecules get conformers by a ladder: ETKDG as in the reference, ETDG for crowded polycyclic aromatics, other
     seeds, random starting coordinates, the 2D depiction; each bounded by its attempts, so that the same molecule gets
-    the same conformer on a busy machine.
+    the same conformer on a busy machine. `preprocessor_config.json` and each conformer's provenance tell the versions
+    of the `ladder` and of `rdkit`; a loaded extractor works, and reports, by those of its own process.
 
     Args:
         max_atoms: most heavy atoms of a molecule; published models saw at most 256.
@@ -178,8 +180,13 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         self.num_retries = num_retries
         self.allow_2d_fallback = allow_2d_fallback
         _refuse_typos(kwargs)
-        super().__init__(**kwargs)
+        # A saved folder tells the versions that it was made with; this process has its own.
+        super().__init__(**{name: value for name, value in kwargs.items() if name not in conformer_versions()})
         self.settings()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, and the versions of ladder and RDKit with which this process makes conformers."""
+        return {**super().to_dict(), **conformer_versions()}
 
     def settings(self, **overrides: Any) -> FeaturizerSettings:
         """The extractor's settings with single ones replaced for one call.

@@ -21,7 +21,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..conformers import TWO_DIMENSIONAL, Conformer, ConformerSettings, depict, generate_conformers, given_conformers
+from ..conformers import (
+    TWO_DIMENSIONAL,
+    Conformer,
+    ConformerSettings,
+    conformer_versions,
+    depict,
+    generate_conformers,
+    given_conformers,
+)
 from ..descriptors import RDKIT, descriptor_names, rdkit_descriptors
 from ..errors import MoleculeError, MoleculeTooLargeError, TableError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor, map_in_order, molecule_of
@@ -151,7 +159,11 @@ def build_conformers(source: Path, output_dir: Path, settings: BuildSettings, co
     shards = output_dir / CONFORMERS
     with locked_output(output_dir):
         shards.mkdir(exist_ok=True)
-        job = {"source": fingerprint_of_source(source), "settings": settings.of_output()}
+        job = {
+            "source": fingerprint_of_source(source),
+            "conformers": conformer_versions(),
+            "settings": settings.of_output(),
+        }
         start_or_continue(output_dir, shards, job, {"source": str(source.resolve())})
         _build_missing_shards(source, shards, settings, console)
         return _finish(output_dir, console)

@@ -6,6 +6,7 @@ its output is that of an unbroken run.
 """
 
 import hashlib
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..conformers import conformer_versions
 from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..loading import LOAD_ERRORS, check_complete, lacking_weights
@@ -141,6 +143,7 @@ def start_or_continue_embedding(embedder: "LibraryEmbedder", source: Path, outpu
     job = {
         "source": fingerprint_of_source(source),
         "model": embedder.fingerprint(),
+        "conformers": conformer_versions(),
         "settings": embedder.settings.of_output(),
     }
     about = {"source": str(source.resolve()), "model": embedder.settings.model, "torch": torch.__version__}
@@ -182,7 +185,7 @@ class LibraryEmbedder:
     def fingerprint(self) -> str:
         """Hash of the model's configuration and weights and of the featurizer's settings."""
         digest = hashlib.blake2b(self.pipeline.model.config.to_json_string().encode())
-        digest.update(self.pipeline.feature_extractor.to_json_string().encode())
+        digest.update(json.dumps(asdict(self.pipeline.feature_extractor.settings())).encode())
         for name, tensor in sorted(self.pipeline.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)

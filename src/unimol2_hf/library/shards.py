@@ -21,6 +21,8 @@ PROVENANCE = pa.struct(
         ("force_field", pa.string()),
         ("force_field_converged", pa.bool_()),
         ("note", pa.string()),
+        ("ladder", pa.int32()),
+        ("rdkit", pa.string()),
     ]
 )
 
