@@ -19,10 +19,10 @@ from report import write_report
 
 from unimol2_hf import UniMol2ForPreTraining
 from unimol2_hf.pretraining.collator import DRAW, DataCollatorForUniMol2Pretraining
+from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 from unimol2_hf.pretraining.pretrain import VALIDATION_SEED, make_data
 from unimol2_hf.pretraining.settings import read_settings
 from unimol2_hf.pretraining.stream import ConformerLibrary, Share
-from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 from unimol2_hf.pretraining.trainer import held_out_rows
 
 CARBON = 6
