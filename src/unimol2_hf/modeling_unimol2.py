@@ -677,18 +677,18 @@ class UniMol2Model(UniMol2PreTrainedModel):
         return lengths
 
 
-class UniMol2TokenHead(nn.Module):
-    """Element of each atom from its final state."""
+class UniMol2PredictionHead(nn.Module):
+    """What is predicted from a vector: of an atom its element, of a molecule its standardised graph targets."""
 
-    def __init__(self, config: UniMol2Config) -> None:
+    def __init__(self, config: UniMol2Config, inner_width: int, num_outputs: int) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, inner_width)
         self.activation = ACT2FN[config.hidden_act]
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = nn.Linear(inner_width, num_outputs)
 
-    def forward(self, atoms: Tensor) -> Tensor:
-        return self.decoder(self.activation(self.dense(self.layer_norm(atoms))))
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.decoder(self.activation(self.dense(self.layer_norm(vectors))))
 
 
 class UniMol2ForceProjection(nn.Linear):
@@ -731,27 +731,13 @@ class UniMol2CoordinateHead(nn.Module):
         return self.dropout(F.softmax(scores, dim=-1))
 
 
-class UniMol2VectorHead(nn.Module):
-    """Standardised graph targets from one vector of a molecule."""
-
-    def __init__(self, config: UniMol2Config) -> None:
-        super().__init__()
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dense = nn.Linear(config.hidden_size, config.graph_head_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.decoder = nn.Linear(config.graph_head_size, config.num_graph_targets)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        return self.decoder(self.activation(self.dense(self.layer_norm(vectors))))
-
-
 class UniMol2GraphTargetHead(nn.Module):
     """Graph targets from the CLS and, by weights of its own, from the mean of the atoms: both learn to describe all."""
 
     def __init__(self, config: UniMol2Config) -> None:
         super().__init__()
-        self.cls = UniMol2VectorHead(config)
-        self.mean = UniMol2VectorHead(config)
+        self.cls = UniMol2PredictionHead(config, config.graph_head_size, config.num_graph_targets)
+        self.mean = UniMol2PredictionHead(config, config.graph_head_size, config.num_graph_targets)
 
     def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """(2, B, T) float32 from states (B, S, D), the CLS first, and a mask of the atoms (B, N)."""
@@ -768,7 +754,7 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
     def __init__(self, config: UniMol2Config) -> None:
         super().__init__(config)
         self.unimol2 = UniMol2Model(config)
-        self.token_head = UniMol2TokenHead(config)
+        self.token_head = UniMol2PredictionHead(config, config.hidden_size, config.vocab_size)
         self.coordinate_head = UniMol2CoordinateHead(config)
         self.graph_target_head = UniMol2GraphTargetHead(config) if config.graph_targets else None
         self.post_init()
