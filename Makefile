@@ -5,7 +5,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := demo_output
 
-.PHONY: demo test check format bench bench-speed nano-continue nano-status nano-hand-over nano-gpu-input nano-gpu clean
+# One thread for each of two workers: torch's own threads would fight over the cores.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+
+.PHONY: demo test test-avx2 check format bench bench-speed clean \
+	nano-continue nano-status nano-hand-over nano-gpu-input nano-gpu
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,9 +25,12 @@ demo: $(INSTALLED)
 	$(BIN)/unimol2-hf predict $(DEMO)/model examples/drugs.csv --output $(DEMO)/predictions.csv
 	@echo "see $(DEMO)/model/parity.png and $(DEMO)/predictions.csv"
 
-# One thread for each of two workers: torch's own threads would fight over the cores.
 test: $(INSTALLED)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	$(PYTEST)
+
+# The tests that compare computed numbers, by the kernels that processors without AVX-512 run.
+test-avx2: $(INSTALLED)
+	$(AVX2) $(PYTEST) -m "numerical and not slow"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

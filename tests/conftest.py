@@ -1,9 +1,15 @@
 """Shared fixtures. Nothing here reaches the network, and nothing outside the repository is read."""
 
+import getpass
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# torch's compiler does not ask which instructions the code in its cache is for: AVX-512 code run as AVX2 gives NaN.
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    _name = f"torchinductor_{getpass.getuser()}_{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), _name))
 
 import json
 from pathlib import Path

@@ -11,6 +11,7 @@ from typing import Any
 import convert_unimol2_to_hf
 import pytest
 import torch
+from comparing import assert_same_output, assert_same_weights
 from conftest import GOLDEN
 from convert_unimol2_to_hf import (
     GAUSSIAN_BUFFER,
@@ -32,6 +33,8 @@ from unimol2_hf import (
     UniMol2Model,
     UniMol2PreTrainedModel,
 )
+
+pytestmark = pytest.mark.numerical
 
 TINY = GOLDEN / "tiny_checkpoint.pt"
 SCRIPT = Path(convert_unimol2_to_hf.__file__)
@@ -103,7 +106,8 @@ def test_every_published_form_gives_the_same_model(
 ) -> None:
     model = convert_checkpoint(load_reference_checkpoint(save(VARIANTS[variant](weights), tmp_path)))
     assert isinstance(model, UniMol2ForPropertyRegression)
-    assert torch.equal(predictions(model), predictions(property_model))
+    assert_same_weights(model, property_model)
+    assert_same_output(predictions(model), predictions(property_model))
 
 
 def test_half_precision_weights(weights: StateDict, tmp_path: Path, property_model: UniMol2PreTrainedModel) -> None:
@@ -137,7 +141,8 @@ def test_encoder_alone(weights: StateDict, tmp_path: Path, pretraining_model: Un
     body = {name: tensor for name, tensor in weights.items() if not name.startswith(prefixes)}
     model = convert_checkpoint(load_reference_checkpoint(save({"model": body}, tmp_path)))
     assert isinstance(model, UniMol2Model)
-    assert torch.equal(predictions(model), predictions(pretraining_model.unimol2))
+    assert_same_weights(model, pretraining_model.unimol2)
+    assert_same_output(predictions(model), predictions(pretraining_model.unimol2))
 
 
 def test_several_heads_must_be_chosen(weights: StateDict, tmp_path: Path) -> None:
@@ -241,7 +246,8 @@ class TestCommandLine:
         assert not any(name.endswith((".pt", ".bin", ".py")) for name in files)
         loaded = UniMol2ForPropertyRegression.from_pretrained(tmp_path / "out").eval()
         assert loaded.config.target_names == ["a", "b", "c"]
-        assert torch.equal(predictions(loaded), predictions(property_model))
+        assert_same_weights(loaded, property_model)
+        assert_same_output(predictions(loaded), predictions(property_model))
         assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), UniMol2Model)
         assert isinstance(AutoFeatureExtractor.from_pretrained(tmp_path / "out"), UniMol2FeatureExtractor)
 

@@ -37,6 +37,8 @@ from unimol2_hf.library.embed import EmbedSettings, EmbedSummary, embed
 from unimol2_hf.library.shards import PROVENANCE, finished_shards
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
+pytestmark = pytest.mark.numerical
+
 SMILES = [*MIXED_SMILES[:20], "C1CC", "", "[H][H]", "CCO"]
 Job = Callable[..., EmbedSummary]
 

@@ -17,6 +17,8 @@ from unimol2_hf.finetuning.finetune import load_regression_model
 from unimol2_hf.finetuning.metrics import MolecularRegression, metrics_by_target, regression_metrics
 from unimol2_hf.finetuning.tables import make_split, read_labelled_table, read_table
 
+pytestmark = pytest.mark.numerical
+
 DRUGS = Path(__file__).parents[1] / "examples" / "drugs.csv"
 SPLIT_CYCLE = ["train"] * 8 + ["valid", "test"]
 

@@ -19,6 +19,8 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
 )
 
+pytestmark = pytest.mark.numerical
+
 TOLERANCE = 1e-5
 FEATURE_NAMES = {
     "atom_token": "input_ids",

@@ -11,6 +11,8 @@ import torch
 from unimol2_hf import UniMol2FeatureExtractor, UniMol2ForPropertyRegression, export_with_code
 from unimol2_hf.hub import register
 
+pytestmark = pytest.mark.numerical
+
 SMILES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O"]
 
 CLEAN_PROCESS = """

@@ -25,6 +25,8 @@ from unimol2_hf import (
 )
 from unimol2_hf.modeling_unimol2 import ReadOut, UniMol2Attention, UniMol2Layer, UniMol2ResidualDropout, regression_loss
 
+pytestmark = pytest.mark.numerical
+
 Rows = list[dict[str, Any]]
 Answer = dict[str, Tensor]
 

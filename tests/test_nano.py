@@ -18,6 +18,8 @@ from unimol2_hf.pretrained import NANO_NAME, resolve_model
 from unimol2_hf.pretraining.collator import DataCollatorForUniMol2Pretraining
 from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 
+pytestmark = pytest.mark.numerical
+
 DRUGS = Path(__file__).parents[1] / "examples" / "drugs.csv"
 CARBON = 6
 

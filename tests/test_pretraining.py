@@ -23,6 +23,8 @@ from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
 from unimol2_hf.pretraining.stream import Share
 from unimol2_hf.pretraining.trainer import last_complete_checkpoint
 
+pytestmark = pytest.mark.numerical
+
 LOSS_NAMES = ("loss", "token_loss", "coordinate_loss", "distance_loss")
 QUIET = Console(quiet=True)
 
@@ -246,6 +248,7 @@ class TestLosses:
         ones = [history_of(tmp_path / name)[0]["loss"] for name in ("bfloat16", "float32")]
         assert ones[0] != ones[1]
 
+    @pytest.mark.slow
     @pytest.mark.timeout(900)  # the compiler takes its time
     def test_compiled_the_losses_are_the_same(self, library_dir: Path, tmp_path: Path) -> None:
         changes: dict[str, Any] = {"model": {**TINY_MODEL, **WITHOUT_DROPOUT}, "max_steps": 4, "ema_decay": None}

@@ -23,6 +23,8 @@ from unimol2_hf import (
 )
 from unimol2_hf.trainer import PairBudgetBatchSampler, PlannedStream, label_shares, lengths_of, parts_of
 
+pytestmark = pytest.mark.numerical
+
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=120)
 
 

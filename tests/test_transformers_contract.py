@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import assert_same_output, assert_same_weights
 from oracle import relative_difference
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ from unimol2_hf import (
     UniMol2Model,
     UniMol2PreTrainedModel,
 )
+
+pytestmark = pytest.mark.numerical
 
 Rows = list[dict[str, Any]]
 Batch = dict[str, Tensor]
@@ -76,7 +79,8 @@ class TestSavingAndLoading:
         reloaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"]
         assert not info["unexpected_keys"]
-        assert torch.equal(main_output(reloaded.eval(), batch), main_output(model, batch))
+        assert_same_weights(reloaded, model)
+        assert_same_output(main_output(reloaded.eval(), batch), main_output(model, batch))
 
     def test_auto_classes_find_the_model(self, model: UniMol2PreTrainedModel, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path)
@@ -94,17 +98,21 @@ class TestSavingAndLoading:
         head = head_class(small_config).eval()
         head.save_pretrained(tmp_path / "head")
         base = UniMol2Model.from_pretrained(tmp_path / "head").eval()
-        assert torch.equal(main_output(base, batch), main_output(head.unimol2, batch))
+        assert_same_weights(base, head.unimol2)
+        assert_same_output(main_output(base, batch), main_output(head.unimol2, batch))
         base.save_pretrained(tmp_path / "base")
         again, info = head_class.from_pretrained(tmp_path / "base", output_loading_info=True)
-        assert torch.equal(main_output(again.unimol2.eval(), batch), main_output(base, batch))
+        assert_same_weights(again.unimol2, base)
+        assert_same_output(main_output(again.unimol2.eval(), batch), main_output(base, batch))
         assert all(not name.startswith("unimol2.") for name in info["missing_keys"])
         assert info["missing_keys"]
 
     def test_sharded(self, model: UniMol2PreTrainedModel, batch: Batch, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path, max_shard_size="50KB")
         assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
-        assert torch.equal(main_output(type(model).from_pretrained(tmp_path).eval(), batch), main_output(model, batch))
+        loaded = type(model).from_pretrained(tmp_path).eval()
+        assert_same_weights(loaded, model)
+        assert_same_output(main_output(loaded, batch), main_output(model, batch))
 
     def test_key_mapping(self, small_config: UniMol2Config, batch: Batch, tmp_path: Path) -> None:
         model = UniMol2Model(small_config).eval()
@@ -112,7 +120,8 @@ class TestSavingAndLoading:
         weights = {f"backbone.{name}": tensor for name, tensor in load_file(tmp_path / "model.safetensors").items()}
         save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
         loaded = UniMol2Model.from_pretrained(tmp_path, key_mapping={r"^backbone\.": ""}).eval()
-        assert torch.equal(main_output(loaded, batch), main_output(model, batch))
+        assert_same_weights(loaded, model)
+        assert_same_output(main_output(loaded, batch), main_output(model, batch))
 
     def test_mismatched_sizes(self, small_config: UniMol2Config, tmp_path: Path) -> None:
         UniMol2ForPropertyRegression(small_config).save_pretrained(tmp_path)
@@ -167,12 +176,14 @@ class TestSavingAndLoading:
         model.save_pretrained(tmp_path)
         torch.full((4096, 4096), torch.nan)  # leaves NaN in freed memory
         reloaded = type(model).from_pretrained(tmp_path).eval()
-        assert torch.equal(main_output(reloaded, batch), main_output(model, batch))
+        assert_same_weights(reloaded, model)
+        assert_same_output(main_output(reloaded, batch), main_output(model, batch))
 
     def test_device_map(self, model: UniMol2PreTrainedModel, batch: Batch, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path)
         on_cpu = type(model).from_pretrained(tmp_path, device_map="cpu").eval()
-        assert torch.equal(main_output(on_cpu, batch), main_output(model, batch))
+        assert_same_weights(on_cpu, model)
+        assert_same_output(main_output(on_cpu, batch), main_output(model, batch))
 
     def test_layers_offloaded_to_disk(self, small_config: UniMol2Config, batch: Batch, tmp_path: Path) -> None:
         model = UniMol2Model(small_config).eval()
@@ -212,11 +223,11 @@ class TestOutputs:
         assert isinstance(as_tuple, tuple)
         assert len(as_tuple) == len(as_dict.to_tuple())
         for one, other in zip(as_tuple, as_dict.to_tuple(), strict=True):
-            assert torch.equal(one, other)
+            assert_same_output(one, other)
 
     def test_attention_mask_defaults_to_the_padding(self, model: UniMol2PreTrainedModel, batch: Batch) -> None:
         without = {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
-        assert torch.equal(main_output(model, without), main_output(model, batch))
+        assert_same_output(main_output(model, without), main_output(model, batch))
 
     def test_recorded_outputs(self, model: UniMol2PreTrainedModel, batch: Batch, small_config: UniMol2Config) -> None:
         model.set_attn_implementation("eager")
