@@ -31,6 +31,8 @@ from unimol2_hf.pretraining.stream import ConformerLibrary, Share
 from unimol2_hf.pretraining.targets import WINSORIZED_AT, TargetScale, fitted_scale
 from unimol2_hf.pretraining.trainer import last_complete_checkpoint
 
+pytestmark = pytest.mark.numerical
+
 QUIET = Console(quiet=True)
 TARGETS = {"logp": 2.0, "teacher": 0.5}
 TARGET_NAMES = ("logp_loss", "teacher_loss")

@@ -13,48 +13,17 @@ all shapes, and `keep_freed_memory()`. With `--peer-keeps-memory` glibc keeps fr
 it does not ask for.
 """
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from harness import HERE, machine, median, publish
+from harness import Worker, machine, median, publish
 from matplotlib.axes import Axes
 from molecules import write_molecules, write_weights
 
 # What `keep_freed_memory` sets, as environment variables of glibc.
 KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-
-
-class Worker:
-    """A process that answers chunks of molecules with seconds."""
-
-    def __init__(self, python: str, script: str, *arguments: object, environment: dict[str, str] | None = None) -> None:
-        command = [python, str(HERE / script), *map(str, arguments)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
-        )
-
-    def seconds(self, start: int, end: int) -> float:
-        stdin, stdout = self._pipes()
-        stdin.write(f"{start} {end}\n")
-        stdin.flush()
-        for line in stdout:
-            if line.startswith("{"):
-                return float(json.loads(line)["seconds"])
-        raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
-
-    def close(self) -> None:
-        self._pipes()[0].close()
-        self._process.wait()
-
-    def _pipes(self) -> tuple[IO[str], IO[str]]:
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the worker has no pipes")
-        return self._process.stdin, self._process.stdout
 
 
 def main(

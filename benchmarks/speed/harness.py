@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import matplotlib as mpl
 import torch
@@ -25,6 +25,8 @@ from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))  # the naive oracle
+
+Name = TypeVar("Name")
 
 CEILING_SHAPES = ((5408, 512, 512), (4096, 1024, 1024), (2048, 2048, 2048))
 
@@ -65,9 +67,9 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(runs: Mapping[str, Callable[[], float]], repeats: int, warm_ups: int = 1) -> dict[str, list[float]]:
+def in_turn(runs: Mapping[Name, Callable[[], float]], repeats: int, warm_ups: int = 1) -> dict[Name, list[float]]:
     """Each run's values, one of each kind after another, so that a slow moment meets them all."""
-    values: dict[str, list[float]] = {name: [] for name in runs}
+    values: dict[Name, list[float]] = {name: [] for name in runs}
     for repeat in range(warm_ups + repeats):
         for name, run in runs.items():
             value = run()
@@ -126,6 +128,42 @@ def run_process(python: str, script: str, *arguments: object) -> dict[str, Any]:
         raise RuntimeError(f"{script} {arguments} failed:\n{output.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(output.stdout.strip().splitlines()[-1])
     return result
+
+
+class Worker:
+    """A process that answers turns with seconds (turns.py), in a session of its own: Linux shares cores by session."""
+
+    def __init__(
+        self, python: str, script: str, *arguments: object, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`environment` is added to this process's own."""
+        command = [python, str(HERE / script), *map(str, arguments)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+
+    def seconds(self, start: int, end: int) -> float:
+        stdin, stdout = self._pipes()
+        stdin.write(f"{start} {end}\n")
+        stdin.flush()
+        for line in stdout:
+            if line.startswith("{"):
+                return float(json.loads(line)["seconds"])
+        raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
+
+    def close(self) -> None:
+        self._pipes()[0].close()
+        self._process.wait()
+
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the worker has no pipes")
+        return self._process.stdin, self._process.stdout
 
 
 def median(values: Sequence[float]) -> float:

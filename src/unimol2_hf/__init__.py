@@ -95,10 +95,14 @@ def __dir__() -> list[str]:
 
 
 def _is_own_command() -> bool:
-    return Path(sys.argv[0]).stem == "unimol2-hf" if getattr(sys, "argv", None) else False
+    """`unimol2-hf ...`, or `python -m unimol2_hf.cli ...`, as torchrun starts it."""
+    program = (getattr(sys, "argv", None) or [""])[0]
+    # Python's `-m` imports the package before it knows the program's path.
+    return Path(program).stem == "unimol2-hf" or (program == "-m" and f"{__name__}.cli" in sys.orig_argv)
 
 
-# The command line registers when a command needs a model: its `--help` answers at once.
+# The command line names the classes it needs: its `--help` answers at once, and what must be set before torch is
+# loaded can be set there.
 if not _is_own_command():
     from .hub import register
 

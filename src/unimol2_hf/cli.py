@@ -13,6 +13,7 @@ from rich.markup import escape
 from .errors import UniMol2Error
 from .memory import keep_freed_memory
 from .pretrained import NANO_NAME
+from .threads import let_waiting_threads_sleep
 
 Result = TypeVar("Result")
 
@@ -41,6 +42,8 @@ def _names(listed: str) -> tuple[str, ...]:
 
 @app.callback()
 def _prepare() -> None:
+    """Set up the process before a command imports torch."""
+    let_waiting_threads_sleep()
     keep_freed_memory()
 
 
@@ -151,8 +154,6 @@ def embed(
     ray_gpus: Annotated[float, typer.Option(help="GPUs of each copy", min=0.0)] = 0.0,
 ) -> None:
     """Embed every row of a library into Parquet shards; a row that fails keeps its reason."""
-    # Before torch starts its threads: waiting ones must leave the cores to the conformers (a fifth of the throughput).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .library.embed import EmbedSettings
     from .library.embed import embed as run
     from .library.ray_job import RaySettings, embed_with_ray
