@@ -6,11 +6,6 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# torch's compiler does not ask which instructions the code in its cache is for: AVX-512 code run as AVX2 gives NaN.
-if "ATEN_CPU_CAPABILITY" in os.environ:
-    _name = f"torchinductor_{getpass.getuser()}_{os.environ['ATEN_CPU_CAPABILITY']}"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), _name))
-
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +23,10 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
 )
 from unimol2_hf.library.build_conformers import BuildSettings, build_conformers
+
+# torch's compiler does not ask which instructions the code in its cache is for: code for others gives NaN, or aborts.
+_CACHE = f"torchinductor_{getpass.getuser()}_{torch.backends.cpu.get_cpu_capability()}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), _CACHE))
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -10,6 +10,7 @@ hand-over that it began with, a run `run-STEP` with checkpoints, `nano.log` and 
 """
 
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -137,7 +138,8 @@ def environment(home: Path) -> dict[str, str]:
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled"),
+        # The compiler does not ask for which processor the code in its cache is.
+        "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled" / _instructions()),
         # In bfloat16 oneDNN makes code for every new shape; by default it forgets all but 1,024 of them.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "100000",
     }
@@ -208,6 +210,15 @@ def _own_seconds(process: int) -> float:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return 0.0
+
+
+def _instructions() -> str:
+    """A name for what this machine's processor can do."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return hashlib.blake2b(line.encode(), digest_size=6).hexdigest()
+    return platform.machine()
 
 
 def hours_of(run: Path) -> tuple[float, float]:
