@@ -1,11 +1,13 @@
 """Shared fixtures. Nothing here reaches the network, and nothing outside the repository is read."""
 
-import getpass
 import os
-import tempfile
+
+from compiler_cache import compiler_cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiler_cache()
+
 import json
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,6 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
 )
 from unimol2_hf.library.build_conformers import BuildSettings, build_conformers
-
-# torch's compiler does not ask which instructions the code in its cache is for: code for others gives NaN, or aborts.
-_CACHE = f"torchinductor_{getpass.getuser()}_{torch.backends.cpu.get_cpu_capability()}"
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), _CACHE))
 
 GOLDEN = Path(__file__).parent / "golden"
 
