@@ -7,7 +7,7 @@ DEMO := demo_output
 
 # As the command line tells them, unless you have said how: waiting threads must leave the cores to a busy neighbour.
 ifeq ($(OMP_WAIT_POLICY)$(GOMP_SPINCOUNT)$(KMP_BLOCKTIME),)
-demo test test-avx2: export GOMP_SPINCOUNT := 3000
+demo test test-avx2: export GOMP_SPINCOUNT := 1000
 endif
 
 # One thread for each of two workers: torch's own threads would fight over the cores.

@@ -23,7 +23,7 @@ class Watch:
 sys.meta_path.insert(0, Watch())
 """
 MODULE = ["-m", "unimol2_hf.cli"]  # as torchrun starts it
-TOLD = {"GOMP_SPINCOUNT": "3000"}
+TOLD = {"GOMP_SPINCOUNT": "1000"}
 COMMANDS = {
     "finetune": ("data.csv", "--targets", "a", "--output-dir", "out"),
     "predict": ("model", "data.csv", "--output", "out.csv"),

@@ -114,10 +114,14 @@ def measure(job: str, steps: int, repeats: int, threads: int) -> list[dict[str, 
     return [
         {"job": job, "setting": setting}
         | {where: median(times[where, setting]) for where in (ALONE, BESIDE)}
-        | {f"{where}: all": times[where, setting] for where in (ALONE, BESIDE)}
+        | {f"{where}: range": range_of(times[where, setting]) for where in (ALONE, BESIDE)}
         | {"largest share of others": max(shares[setting])}
         for setting in SETTINGS
     ]
+
+
+def range_of(values: list[float]) -> str:
+    return f"{min(values):.0f} to {max(values):.0f}"
 
 
 def main(

@@ -10,8 +10,8 @@ def let_waiting_threads_sleep() -> None:
     """Set how OpenMP's threads wait, for this process and its children, unless the environment says it already.
 
     By default a thread of libgomp that waits for another one spins for milliseconds. Where the other one has lost its
-    core to a busy neighbour, two threads on two cores then take forty times as long (benchmarks/speed/neighbour.md).
+    core to a busy neighbour, two threads on two cores then take twenty times as long (benchmarks/speed/neighbour.md).
     OpenMP reads its variables when it is loaded: call this before the first import of torch.
     """
     if not any(name in os.environ for name in _OF_THE_USER):
-        os.environ["GOMP_SPINCOUNT"] = "3000"
+        os.environ["GOMP_SPINCOUNT"] = "1000"
