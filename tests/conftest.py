@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from convert_unimol2_to_hf import ReferenceCheckpoint, convert_checkpoint, load_reference_checkpoint
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -24,7 +23,8 @@ from unimol2_hf import (
     UniMol2ForPreTraining,
     UniMol2ForPropertyRegression,
 )
-from unimol2_hf.library.build_conformers import BuildSettings, build_conformers
+from unimol2_hf.hub.convert import ReferenceCheckpoint, convert_checkpoint, load_reference_checkpoint
+from unimol2_hf.jobs.build_conformers import BuildSettings, build_conformers
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unimol2_hf.library.embed import EmbedSettings, embed
+from unimol2_hf.jobs.embed import EmbedSettings, embed
 
 
 def run(source: str, output_dir: str, model: str, keep_conformers: bool = True) -> None:

@@ -16,11 +16,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from unimol2_hf import TableError, UniMol2FeatureExtractor
-from unimol2_hf.cli import app
-from unimol2_hf.library.build_conformers import BuildSettings, BuildSummary, build_conformers
-from unimol2_hf.library.molecule_files import read_molecules
-from unimol2_hf.library.scaffolds import library_statistics, murcko_scaffold
-from unimol2_hf.library.shards import PRETRAINING_SCHEMA, finished_shards
+from unimol2_hf.cli.app import app
+from unimol2_hf.data.molecule_files import read_molecules
+from unimol2_hf.data.scaffolds import murcko_scaffold
+from unimol2_hf.data.shards import PRETRAINING_SCHEMA, finished_shards
+from unimol2_hf.jobs.build_conformers import BuildSettings, BuildSummary, build_conformers
+from unimol2_hf.jobs.library_statistics import library_statistics
 
 SMILES = [
     "OCC",
@@ -138,7 +139,7 @@ class TestRows:
 
 class TestJobs:
     def test_killed_ten_times_it_ends_with_the_same_data(self, tmp_path: Path) -> None:
-        processes = forkserver("unimol2_hf.library.build_conformers", "unimol2_hf.pretraining.pretrain")
+        processes = forkserver("unimol2_hf.jobs.build_conformers", "unimol2_hf.pretraining.pretrain")
         source = write_smiles(tmp_path / "in.csv", [*MIXED_SMILES[:36], *MIXED_SMILES[:8]])
         run_whole(processes, build, str(source), str(tmp_path / "whole"))
         shards = tmp_path / "killed" / "conformers"

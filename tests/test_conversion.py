@@ -8,19 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import convert_unimol2_to_hf
 import pytest
 import torch
 from comparing import assert_same_output, assert_same_weights
 from conftest import GOLDEN
-from convert_unimol2_to_hf import (
-    GAUSSIAN_BUFFER,
-    ReferenceCheckpoint,
-    convert_checkpoint,
-    largest_differences,
-    load_reference_checkpoint,
-    resolve_checkpoint,
-)
 from oracle import relative_difference
 from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModel
@@ -33,11 +24,19 @@ from unimol2_hf import (
     UniMol2Model,
     UniMol2PreTrainedModel,
 )
+from unimol2_hf.hub.convert import (
+    GAUSSIAN_BUFFER,
+    ReferenceCheckpoint,
+    convert_checkpoint,
+    largest_differences,
+    load_reference_checkpoint,
+    resolve_checkpoint,
+)
 
 pytestmark = pytest.mark.numerical
 
 TINY = GOLDEN / "tiny_checkpoint.pt"
-SCRIPT = Path(convert_unimol2_to_hf.__file__)
+SCRIPT = Path(__file__).parents[1] / "conversion" / "convert_unimol2_to_hf.py"
 StateDict = dict[str, Tensor]
 
 

@@ -31,10 +31,10 @@ from unimol2_hf import (
     UniMol2ForPreTraining,
     UniMol2Model,
 )
-from unimol2_hf.cli import app
+from unimol2_hf.cli.app import app
 from unimol2_hf.conformers import LADDER_VERSION
-from unimol2_hf.library.embed import EmbedSettings, EmbedSummary, embed
-from unimol2_hf.library.shards import PROVENANCE, finished_shards
+from unimol2_hf.data.shards import PROVENANCE, finished_shards
+from unimol2_hf.jobs.embed import EmbedSettings, EmbedSummary, embed
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 pytestmark = pytest.mark.numerical
@@ -260,7 +260,7 @@ def test_command_line(tmp_path: Path, library: Path, model_dir: str) -> None:
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path, library: Path, model_dir: str) -> None:
-    processes = forkserver("unimol2_hf.library.embed")
+    processes = forkserver("unimol2_hf.jobs.embed")
 
     def start(name: str) -> Any:
         process = processes.Process(target=run_job, args=(str(library), str(tmp_path / name), model_dir))
@@ -302,7 +302,7 @@ def test_a_shard_of_which_writing_failed_is_absent(tmp_path: Path, job: Job, mon
         raise RuntimeError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("unimol2_hf.library.shards.pq.ParquetWriter.write_table", broken)
+        patch.setattr("unimol2_hf.data.shards.pq.ParquetWriter.write_table", broken)
         with pytest.raises(RuntimeError, match="disk full"):
             job()
     assert not list((tmp_path / "out" / "embeddings").iterdir())

@@ -11,11 +11,13 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from typer.testing import CliRunner
 
 from unimol2_hf import ModelError, TableError, UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPropertyRegression
-from unimol2_hf.cli import app
-from unimol2_hf.finetuning.featurized_table import FeaturizedDataset
-from unimol2_hf.finetuning.finetune import load_regression_model
-from unimol2_hf.finetuning.metrics import MolecularRegression, metrics_by_target, regression_metrics
-from unimol2_hf.finetuning.tables import make_split, read_labelled_table, read_table
+from unimol2_hf.cli.app import app
+from unimol2_hf.data.splits import make_split
+from unimol2_hf.data.tables import read_table
+from unimol2_hf.finetuning.dataset import FeaturizedDataset
+from unimol2_hf.models.loading import load_regression_model
+from unimol2_hf.targets.labels import read_labelled_table
+from unimol2_hf.targets.metrics import MolecularRegression, metrics_by_target, regression_metrics
 
 pytestmark = pytest.mark.numerical
 

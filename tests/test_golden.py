@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN
-from convert_unimol2_to_hf import ReferenceCheckpoint, key_plan
 from oracle import relative_difference
 from rdkit import Chem
 from torch import Tensor
@@ -18,6 +17,7 @@ from unimol2_hf import (
     UniMol2ForPreTraining,
     UniMol2ForPropertyRegression,
 )
+from unimol2_hf.hub.convert import ReferenceCheckpoint, key_plan
 
 pytestmark = pytest.mark.numerical
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import unimol2_hf
 from unimol2_hf import UniMol2FeatureExtractor, UniMol2ForPropertyRegression, export_with_code
-from unimol2_hf.hub import register
+from unimol2_hf.models.registration import register
 
 pytestmark = pytest.mark.numerical
 
@@ -73,19 +74,13 @@ def test_loads_in_a_clean_process_without_the_package(
 
 
 def test_export_holds_code_config_and_weights_only(exported: Path) -> None:
-    names = {path.name for path in exported.iterdir()}
-    assert names == {
-        "batching.py",
+    """The root of the package is what the Hub copies, and nothing else."""
+    of_package = {"__init__.py", "__main__.py", "py.typed"}
+    code = {path.name for path in Path(unimol2_hf.__file__).parent.iterdir() if path.is_file()} - of_package
+    assert {path.name for path in exported.iterdir()} == {
+        *code,
         "config.json",
-        "configuration_unimol2.py",
-        "conformers.py",
-        "errors.py",
-        "feature_extraction_unimol2.py",
         "model.safetensors",
-        "modeling_unimol2.py",
-        "molecule_features.py",
-        "packed_linear.py",
-        "pipeline_unimol2.py",
         "preprocessor_config.json",
     }
     assert set(json.loads((exported / "config.json").read_text())["auto_map"]) == {

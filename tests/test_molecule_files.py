@@ -16,7 +16,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 
 from unimol2_hf import MoleculeError, TableError, UniMol2FeatureExtractor
-from unimol2_hf.library.molecule_files import MoleculeRow, read_molecules
+from unimol2_hf.data.molecule_files import MoleculeRow, read_molecules
 
 
 def rows_of(path: Path, **columns: str) -> list[MoleculeRow]:

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, pipeline
 
 from unimol2_hf import NANO, UniMol2Config, UniMol2FeatureExtractor
-from unimol2_hf.finetuning.finetune import FinetuneSettings
-from unimol2_hf.library.embed import EmbedSettings, load_embedding_pipeline
-from unimol2_hf.pretrained import NANO_NAME, resolve_model
+from unimol2_hf.finetuning.settings import FinetuneSettings
+from unimol2_hf.jobs.embed import EmbedSettings, load_embedding_pipeline
+from unimol2_hf.models.packaged import NANO_NAME, resolve_model
 from unimol2_hf.pretraining.collator import DataCollatorForUniMol2Pretraining
 from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 

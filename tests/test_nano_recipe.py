@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from sklearn.kernel_ridge import KernelRidge
 
 from unimol2_hf import UniMol2ForPreTraining
-from unimol2_hf.descriptors import descriptor_names
-from unimol2_hf.library.build_conformers import RDKIT_DESCRIPTORS, BuildSettings, build_conformers
+from unimol2_hf.data.descriptors import descriptor_names
+from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, BuildSettings, build_conformers
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain, target_scale_of
 from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
 from unimol2_hf.pretraining.stream import Share

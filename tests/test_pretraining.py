@@ -16,7 +16,7 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTrainin
 from typer.testing import CliRunner
 
 from unimol2_hf import ModelError, TableError, UniMol2Config, UniMol2ForPreTraining
-from unimol2_hf.cli import app
+from unimol2_hf.cli.app import app
 from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain
 from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
@@ -67,7 +67,7 @@ def train_in_two_processes(library: Path, output_dir: Path, changes: dict[str, o
 
 
 def jobs() -> Any:
-    return forkserver("unimol2_hf.library.build_conformers", "unimol2_hf.pretraining.pretrain")
+    return forkserver("unimol2_hf.jobs.build_conformers", "unimol2_hf.pretraining.pretrain")
 
 
 class TestResume:

@@ -14,9 +14,11 @@ from scipy.spatial.transform import Rotation
 from torch.utils.data import DataLoader
 
 from unimol2_hf import TableError, UniMol2Error
-from unimol2_hf.pretraining.collator import DRAW, DataCollatorForUniMol2Pretraining, NoiseSettings, align
-from unimol2_hf.pretraining.plan import LibraryIndex, SamplingPlan, scaffold_probabilities
-from unimol2_hf.pretraining.stream import ConformerLibrary, PretrainingStream, Share
+from unimol2_hf.data.conformer_library import ConformerLibrary, LibraryIndex
+from unimol2_hf.pretraining.collator import DRAW, DataCollatorForUniMol2Pretraining, align
+from unimol2_hf.pretraining.plan import SamplingPlan, scaffold_probabilities
+from unimol2_hf.pretraining.settings import NoiseSettings
+from unimol2_hf.pretraining.stream import PretrainingStream, Share
 
 SAMPLES = 10_000
 
@@ -344,7 +346,7 @@ class TestStream:
         """`datasets` resolves the id; there is no network here, so its answer is given."""
         files = [f"file://{path}" for path in sorted((library_dir / "conformers").glob("*.parquet"))]
         builder = SimpleNamespace(config=SimpleNamespace(data_files={"train": files}))
-        monkeypatch.setattr("unimol2_hf.pretraining.stream.load_dataset_builder", lambda _: builder)
+        monkeypatch.setattr("unimol2_hf.data.conformer_library.load_dataset_builder", lambda _: builder)
         remote, local = ConformerLibrary("org/conformers"), ConformerLibrary(library_dir)
         assert remote.index().shard_sizes == local.index().shard_sizes
         assert remote.row(1, 2)["smiles"] == local.row(1, 2)["smiles"]

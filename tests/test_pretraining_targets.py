@@ -20,15 +20,16 @@ from test_pretraining import assert_same_losses, history_of, jobs, train_in_two_
 from transformers import AutoModelForPreTraining
 
 from unimol2_hf import ModelError, TableError, UniMol2Config, UniMol2Error, UniMol2ForPreTraining, export_with_code
-from unimol2_hf.descriptors import descriptor_names, rdkit_descriptors
-from unimol2_hf.library.build_conformers import RDKIT_DESCRIPTORS, BuildSettings, build_conformers
+from unimol2_hf.data.conformer_library import GRAPH_TARGETS, ConformerLibrary
+from unimol2_hf.data.descriptors import descriptor_names, rdkit_descriptors
+from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, BuildSettings, build_conformers
 from unimol2_hf.modeling_unimol2 import graph_target_losses
-from unimol2_hf.pretraining.collator import DRAW, GRAPH_TARGETS, DataCollatorForUniMol2Pretraining, NoiseSettings
+from unimol2_hf.pretraining.collator import DRAW, DataCollatorForUniMol2Pretraining
+from unimol2_hf.pretraining.graph_targets import WINSORIZED_AT, TargetScale, fitted_scale, scale_of_library
 from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain, target_scale_of
-from unimol2_hf.pretraining.settings import PretrainSettings
-from unimol2_hf.pretraining.stream import ConformerLibrary, Share
-from unimol2_hf.pretraining.targets import WINSORIZED_AT, TargetScale, fitted_scale
+from unimol2_hf.pretraining.settings import NoiseSettings, PretrainSettings
+from unimol2_hf.pretraining.stream import Share
 from unimol2_hf.pretraining.trainer import last_complete_checkpoint
 
 pytestmark = pytest.mark.numerical
@@ -193,7 +194,7 @@ class TestScale:
         assert (scale.names, scale.sizes, scale.blocks()) == (("a", "b"), (1, 2), BLOCKS)
 
     def test_it_is_the_librarys(self, library: Path) -> None:
-        found = ConformerLibrary(library, targets=("logp", "teacher")).target_scale()
+        found = scale_of_library(ConformerLibrary(library, targets=("logp", "teacher")))
         source = pq.read_table(library / "conformers").to_pandas()
         source = source[source["error"].isna()]
         assert found.sizes == (1, 4)

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from unimol2_hf import MoleculeError, UniMol2Error, UniMol2FeatureExtractor, UniMol2ForPreTraining
 from unimol2_hf.conformers import ConformerProvenance
-from unimol2_hf.library.embed import EmbedSettings, embed
-from unimol2_hf.library.molecule_files import MoleculeRow
-from unimol2_hf.library.ray_job import (
+from unimol2_hf.data.molecule_files import MoleculeRow
+from unimol2_hf.data.shards import whole_or_absent
+from unimol2_hf.jobs.embed import EmbedSettings, embed
+from unimol2_hf.jobs.on_ray import (
     STAGED_SCHEMA,
     RaySettings,
     _FeaturizeShards,
@@ -23,7 +24,6 @@ from unimol2_hf.library.ray_job import (
     embed_with_ray,
     read_staged,
 )
-from unimol2_hf.library.shards import whole_or_absent
 
 ray = pytest.importorskip("ray")
 

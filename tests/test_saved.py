@@ -22,9 +22,9 @@ from transformers import (
 
 from unimol2_hf import UniMol2ForPreTraining, UniMol2ForPropertyRegression, UniMol2Model
 from unimol2_hf.conformers import conformer_versions
-from unimol2_hf.finetuning.predict import predict
-from unimol2_hf.library.build_conformers import BuildSettings, build_conformers
-from unimol2_hf.library.embed import EmbedSettings, embed
+from unimol2_hf.jobs.build_conformers import BuildSettings, build_conformers
+from unimol2_hf.jobs.embed import EmbedSettings, embed
+from unimol2_hf.jobs.predict import predict
 from unimol2_hf.pretraining.pretrain import make_data, make_model, target_scale_of
 from unimol2_hf.pretraining.settings import PretrainSettings
 from unimol2_hf.pretraining.stream import Share

@@ -21,7 +21,8 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
     UniMol2Trainer,
 )
-from unimol2_hf.trainer import PairBudgetBatchSampler, PlannedStream, label_shares, lengths_of, parts_of
+from unimol2_hf.training.micro_batches import label_shares, parts_of
+from unimol2_hf.training.samplers import PairBudgetBatchSampler, PlannedStream, lengths_of
 
 pytestmark = pytest.mark.numerical
 

@@ -13,7 +13,6 @@ import platform
 import time
 from collections import Counter
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,9 @@ import typer
 
 from unimol2_hf import UniMol2FeatureExtractor
 from unimol2_hf.conformers import conformer_versions
-from unimol2_hf.feature_extraction_unimol2 import FeaturizerSettings, featurize_molecule, map_in_order
+from unimol2_hf.feature_extraction_unimol2 import featurize_molecule
+from unimol2_hf.settings_unimol2 import FeaturizerSettings
+from unimol2_hf.worker_pool import map_in_order
 
 HERE = Path(__file__).parent
 COMMAND = "python benchmarks/featurization/coverage.py --data DIR"
@@ -30,12 +31,12 @@ READ_AHEAD = 64
 SLOWEST_OF = 5
 
 
-def timed_record(numbered: tuple[int, str], settings: FeaturizerSettings) -> dict[str, Any]:
+def timed_record(smiles: str, settings: FeaturizerSettings) -> dict[str, Any]:
     """How one molecule fared, one conformer, seed 42."""
     cpu, wall = time.thread_time(), time.monotonic()
-    result = featurize_molecule(numbered, settings)
+    result = featurize_molecule(smiles, settings)
     seconds = {"cpu_seconds": round(time.thread_time() - cpu, 3), "wall_seconds": round(time.monotonic() - wall, 3)}
-    record = {"smiles": numbered[1], **seconds, "error": None, "method": None, "is_3d": None, "converged": None}
+    record = {"smiles": smiles, **seconds, "error": None, "method": None, "is_3d": None, "converged": None}
     if result.error is not None:
         return record | {"error": type(result.error).__name__}
     made = result.conformers[0].provenance
@@ -51,7 +52,7 @@ def records_of(table: Path, records: Path, num_workers: int) -> list[dict[str, A
     done = len(path.read_text().splitlines()) if path.exists() else 0
     work = partial(timed_record, settings=UniMol2FeatureExtractor().settings())
     with path.open("a") as file:
-        for record in map_in_order(work, islice(enumerate(smiles), done, None), num_workers, READ_AHEAD):
+        for _, record in map_in_order(work, enumerate(smiles[done:]), num_workers, READ_AHEAD):
             file.write(json.dumps(record) + "\n")
             file.flush()
     return [json.loads(line) for line in path.read_text().splitlines()]

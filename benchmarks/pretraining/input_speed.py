@@ -15,9 +15,10 @@ import torch
 import typer
 from report import write_report
 
+from unimol2_hf.data.conformer_library import ConformerLibrary
 from unimol2_hf.pretraining.collator import DataCollatorForUniMol2Pretraining
 from unimol2_hf.pretraining.plan import SamplingPlan
-from unimol2_hf.pretraining.stream import ConformerLibrary, PretrainingStream
+from unimol2_hf.pretraining.stream import PretrainingStream
 
 
 def main(

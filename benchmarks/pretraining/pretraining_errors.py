@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A pretrained model's own task: masked elements and noised coordinates, beside what needs no model.
 
-    python benchmarks/pretraining/pretraining_errors.py --config benchmarks/pretraining/nano.yaml
+    python benchmarks/pretraining/pretraining_errors.py --config recipes/nano/first_edition/nano.yaml
 
 On the run's held-out molecules with their fixed noise. "bonds" is a table: the element seen most often, among molecules
 that are not held out, with an atom's bonds (how many single, double, triple, aromatic); it knows the graph of every
@@ -18,11 +18,12 @@ from rdkit import Chem
 from report import write_report
 
 from unimol2_hf import UniMol2ForPreTraining
+from unimol2_hf.data.conformer_library import ConformerLibrary
 from unimol2_hf.pretraining.collator import DRAW, DataCollatorForUniMol2Pretraining
 from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 from unimol2_hf.pretraining.pretrain import VALIDATION_SEED, make_data
 from unimol2_hf.pretraining.settings import read_settings
-from unimol2_hf.pretraining.stream import ConformerLibrary, Share
+from unimol2_hf.pretraining.stream import Share
 from unimol2_hf.pretraining.trainer import held_out_rows
 
 CARBON = 6

@@ -30,7 +30,7 @@ from splits import with_split
 
 from unimol2_hf import NANO, UniMol2FeatureExtractor, UniMol2Model
 from unimol2_hf.batching import map_in_batches, max_pairs_for
-from unimol2_hf.modeling_unimol2 import mean_of_atoms
+from unimol2_hf.ops_unimol2 import mean_of_atoms
 
 HERE = Path(__file__).parent
 TASKS = (("esol", "logSolubility"), ("biogen_adme", "hlm_clint"), ("biogen_adme", "mdr1_er"))

@@ -6,7 +6,7 @@
     done
     python benchmarks/scaling_law/scaling_runs.py fit
 
-The largest is unimol2-nano (`unimol2-hf pretrain benchmarks/pretraining/nano.yaml`). The others are runs of the same
+The largest is unimol2-nano (`unimol2-hf pretrain recipes/nano/first_edition/nano.yaml`). The others are runs of that
 file, with other sizes, fewer steps and a rate that stays: same samples in the same order, same seed, batch, warm-up,
 learning rate and validation noise. So all curves are of one constant learning rate; nano's steps in its decay are left
 out. Runs lie in runs/scaling/SIZE and go on where they were; `fit` reads their logs alone. S is counted in steps of
@@ -33,7 +33,7 @@ from scaling_law import LossPoints, ScalingLaw, join
 HERE = Path(__file__).parent
 # Layers, atom width, pair width, inner width; nano, the largest, has 6, 192, 64, 16.
 SIZES = {"0.2m": (2, 64, 32, 8), "0.4m": (3, 96, 32, 8), "0.8m": (4, 128, 48, 12), "1.3m": (5, 160, 48, 12)}
-RUN_OF_NANO = Path("benchmarks/pretraining/nano.yaml")
+RUN_OF_NANO = Path("recipes/nano/first_edition/nano.yaml")
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -11,9 +11,8 @@ from rdkit.Chem import rdDistGeom
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "conversion"))
 
-from convert_unimol2_to_hf import key_plan
-
 from unimol2_hf import UniMol2Config, UniMol2ForPreTraining
+from unimol2_hf.hub.convert import key_plan
 
 
 def write_weights(folder: Path) -> None:

@@ -9,7 +9,7 @@ from oracle import naive
 
 from unimol2_hf import UniMol2Config, UniMol2ForPropertyRegression
 from unimol2_hf.batching import max_pairs_for
-from unimol2_hf.trainer import label_shares, parts_of
+from unimol2_hf.training.micro_batches import label_shares, parts_of
 
 
 def main(kind: str, scale: str, molecules: int, atoms: int, steps: int, threads: int) -> None:

@@ -21,7 +21,7 @@ from library import TEACHER
 from rich.console import Console
 
 from unimol2_hf import NANO, UniMol2Model, keep_freed_memory
-from unimol2_hf.library.build_conformers import RDKIT_DESCRIPTORS
+from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS
 from unimol2_hf.pretraining.pretrain import pretrain
 from unimol2_hf.pretraining.settings import PretrainSettings
 

@@ -36,7 +36,7 @@ WARMUP_AFTER_HANDOVER = 300  # steps in which Adam finds its moments again
 LOWEST_PRIORITY = 19
 POLL_SECONDS = 60
 NANO_YAML = Path("recipes") / "nano" / "nano.yaml"
-PRETRAIN = ("-m", "unimol2_hf.cli", "pretrain")
+PRETRAIN = ("-m", "unimol2_hf.cli.app", "pretrain")
 PAIRS_ON_GPU = 131_072  # a step in one batch
 app = typer.Typer(no_args_is_help=True)
 

@@ -21,8 +21,8 @@ import typer
 from library import DRUG_LIKE, TEACHER, keys_of, labelled_molecules, vectors, without
 from rich.console import Console
 
-from unimol2_hf.descriptors import RDKIT
-from unimol2_hf.library.build_conformers import BuildSettings, build_conformers
+from unimol2_hf.data.descriptors import RDKIT
+from unimol2_hf.jobs.build_conformers import BuildSettings, build_conformers
 
 LARGEST_INPUT = 40 * 2**20
 PER_ANGSTROM, PER_UNIT = 100, 10

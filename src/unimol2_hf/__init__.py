@@ -16,9 +16,9 @@ _EXPORTS = {
     "CheckpointError": "errors",
     "ConformerError": "errors",
     "ConformerProvenance": "conformers",
-    "ConformerSettings": "conformers",
+    "ConformerSettings": "settings_unimol2",
     "CoordinatesError": "errors",
-    "DataCollatorForUniMol2": "data_collator",
+    "DataCollatorForUniMol2": "training.collator",
     "DataCollatorForUniMol2Pretraining": "pretraining.collator",
     "EmptyMoleculeError": "errors",
     "FeaturizedMolecule": "feature_extraction_unimol2",
@@ -26,7 +26,7 @@ _EXPORTS = {
     "MoleculeError": "errors",
     "MoleculeTooLargeError": "errors",
     "MoleculeTypeError": "errors",
-    "NANO": "pretrained",
+    "NANO": "models.packaged",
     "SanitizationError": "errors",
     "SmilesParseError": "errors",
     "TableError": "errors",
@@ -40,17 +40,15 @@ _EXPORTS = {
     "UniMol2PreTrainedModel": "modeling_unimol2",
     "UniMol2PreTrainingOutput": "modeling_unimol2",
     "UniMol2PropertyOutput": "modeling_unimol2",
-    "UniMol2Trainer": "trainer",
+    "UniMol2Trainer": "training.trainer",
     "UnsupportedAtomError": "errors",
-    "export_with_code": "hub",
-    "keep_freed_memory": "memory",
+    "export_with_code": "hub.export",
+    "keep_freed_memory": "jobs.memory",
 }
 
 if TYPE_CHECKING:
     from .configuration_unimol2 import UniMol2Config as UniMol2Config
     from .conformers import ConformerProvenance as ConformerProvenance
-    from .conformers import ConformerSettings as ConformerSettings
-    from .data_collator import DataCollatorForUniMol2 as DataCollatorForUniMol2
     from .errors import CheckpointError as CheckpointError
     from .errors import ConformerError as ConformerError
     from .errors import CoordinatesError as CoordinatesError
@@ -66,8 +64,8 @@ if TYPE_CHECKING:
     from .errors import UnsupportedAtomError as UnsupportedAtomError
     from .feature_extraction_unimol2 import FeaturizedMolecule as FeaturizedMolecule
     from .feature_extraction_unimol2 import UniMol2FeatureExtractor as UniMol2FeatureExtractor
-    from .hub import export_with_code as export_with_code
-    from .memory import keep_freed_memory as keep_freed_memory
+    from .hub.export import export_with_code as export_with_code
+    from .jobs.memory import keep_freed_memory as keep_freed_memory
     from .modeling_unimol2 import UniMol2ForPreTraining as UniMol2ForPreTraining
     from .modeling_unimol2 import UniMol2ForPropertyRegression as UniMol2ForPropertyRegression
     from .modeling_unimol2 import UniMol2Model as UniMol2Model
@@ -75,9 +73,11 @@ if TYPE_CHECKING:
     from .modeling_unimol2 import UniMol2PreTrainedModel as UniMol2PreTrainedModel
     from .modeling_unimol2 import UniMol2PreTrainingOutput as UniMol2PreTrainingOutput
     from .modeling_unimol2 import UniMol2PropertyOutput as UniMol2PropertyOutput
-    from .pretrained import NANO as NANO
+    from .models.packaged import NANO as NANO
     from .pretraining.collator import DataCollatorForUniMol2Pretraining as DataCollatorForUniMol2Pretraining
-    from .trainer import UniMol2Trainer as UniMol2Trainer
+    from .settings_unimol2 import ConformerSettings as ConformerSettings
+    from .training.collator import DataCollatorForUniMol2 as DataCollatorForUniMol2
+    from .training.trainer import UniMol2Trainer as UniMol2Trainer
 
 __all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 - the names are strings
 
@@ -104,6 +104,6 @@ def _is_own_command() -> bool:
 # The command line names the classes it needs: its `--help` answers at once, and what must be set before torch is
 # loaded can be set there.
 if not _is_own_command():
-    from .hub import register
+    from .models.registration import register
 
     register()

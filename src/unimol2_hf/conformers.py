@@ -23,7 +23,8 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 
 from .errors import ConformerError, MoleculeTooLargeError
-from .molecule_features import FloatArray, atoms_of, center_coordinates, is_three_dimensional
+from .molecules import FloatArray, atoms_of, center_coordinates, is_three_dimensional
+from .settings_unimol2 import ConformerSettings
 
 # Of the rungs, their order and bounds. 1 knew no ETDG and was bounded by a clock.
 LADDER_VERSION = 2
@@ -63,32 +64,6 @@ _HOPELESS_AFTER: Mapping[str, frozenset[str]] = {
     TIMED_OUT: frozenset((ETKDG_OTHER_SEED,)),
     NO_START: frozenset((ETDG, ETKDG_OTHER_SEED)),
 }
-
-
-@dataclass(frozen=True)
-class ConformerSettings:
-    """How to make conformers.
-
-    Attributes:
-        num_conformers: 3D conformers to embed; the k-th starts from `seed + k`.
-        include_2d: add RDKit's 2D depiction as a last conformer.
-        seed: seed of the first 3D conformer.
-        embed_timeout: seconds after which RDKit is stopped: the last resort. Attempts are bounded by their number,
-            and where the clock decides, which the conformer's note tells, the answer depends on the machine's load.
-        num_retries: further seeds to try before random starting coordinates.
-        allow_2d_fallback: give the 2D depiction when no 3D conformer can be embedded, else raise `ConformerError`.
-        max_embed_atoms: a molecule with more atoms than this, hydrogens included, is refused: the set-up of distance
-            geometry and the drawing in 2D grow with the cube of the count and ignore the timeout (3,002 atoms took
-            246 s and 64 s).
-    """
-
-    num_conformers: int = 1
-    include_2d: bool = False
-    seed: int = 42
-    embed_timeout: int = 3600
-    num_retries: int = 3
-    allow_2d_fallback: bool = True
-    max_embed_atoms: int = 1000
 
 
 @dataclass(frozen=True)

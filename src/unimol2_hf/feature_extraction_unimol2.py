@@ -1,19 +1,10 @@
 """Molecules to model input: SMILES, RDKit molecules or plain arrays to padded integer features and coordinates."""
 
-import multiprocessing
-import os
-import pickle
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
-from itertools import islice
-from numbers import Number
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,33 +14,29 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from .conformers import (
     RETRY_SEED_STEP,
     Conformer,
-    ConformerSettings,
     conformer_versions,
     generate_conformers,
     given_conformers,
     given_coordinates,
 )
-from .errors import (
-    CoordinatesError,
-    MoleculeError,
-    MoleculeTooLargeError,
-    MoleculeTypeError,
-    UniMol2Error,
-)
-from .molecule_features import (
-    UNREACHABLE_PATH,
-    check_atoms,
+from .errors import MoleculeError, MoleculeTooLargeError, UniMol2Error
+from .molecule_features import UNREACHABLE_PATH, dropped_graph_features, graph_features
+from .molecules import (
+    Molecule,
+    checked_arrays,
     checked_charges,
-    dropped_graph_features,
-    graph_features,
+    describe,
     heavy_atoms_of,
+    is_single_molecule,
     molecule_from_arrays,
-    parse_smiles,
-    remove_hydrogens,
+    molecule_of,
+    named_arrays,
 )
+from .settings_unimol2 import MAX_ATOMS_POLICIES, ConformerSettings, FeaturizerSettings
+from .worker_pool import DEFAULT_READ_AHEAD, map_in_order
 
-Molecule = str | Chem.Mol | tuple[Any, ...] | Mapping[str, Any] | MoleculeError
 Features = dict[str, NDArray[Any]]
+Context = TypeVar("Context")
 
 MODEL_INPUT_NAMES = (
     "input_ids",
@@ -62,24 +49,9 @@ MODEL_INPUT_NAMES = (
     "coordinates",
 )
 PAIRWISE_INPUT_NAMES = frozenset(("edge_features", "shortest_paths", "pair_types"))
-_MAX_ATOMS_POLICIES = ("error", "crop")
 _CONFORMER_SETTINGS = ("num_conformers", "include_2d", "seed", "embed_timeout", "num_retries", "allow_2d_fallback")
 _OTHER_SETTINGS = ("max_atoms", "max_atoms_policy", "use_graph_features")
 _MAX_SEED = 2**31 - 1
-_ARRAY_KEYS = ("atomic_numbers", "coordinates", "bonds", "formal_charges")
-_WORKER_CHUNK = 16
-_WORKER_WATCH_SECONDS = 1.0
-DEFAULT_READ_AHEAD = 64
-
-
-@dataclass(frozen=True)
-class FeaturizerSettings:
-    """What `featurize_molecule` needs to know; travels to worker processes."""
-
-    conformers: ConformerSettings = field(default_factory=ConformerSettings)
-    max_atoms: int = 256
-    max_atoms_policy: str = "error"
-    use_graph_features: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,22 +59,28 @@ class FeaturizedMolecule:
     """One input molecule after featurisation: either conformers and features, or the error that prevented them.
 
     Attributes:
-        index: position among the given molecules.
         features: the graph part of the model's input, unpadded; `None` where `error` is set.
         conformers: heavy-atom coordinates with provenance, at least one unless `error` is set.
         num_heavy_atoms: heavy atoms before any crop.
         has_graph_features: whether `features` describe the graph (false: the paper's dropped features).
         cropped: whether atoms were left out to meet `max_atoms`.
         error: why the molecule could not be used.
+        index: position among the given molecules.
     """
 
-    index: int
     features: Features | None = None
     conformers: tuple[Conformer, ...] = ()
     num_heavy_atoms: int = 0
     has_graph_features: bool = False
     cropped: bool = False
     error: MoleculeError | None = None
+    index: int = 0
+
+    def at(self, index: int) -> "FeaturizedMolecule":
+        """The same at a position, which its error names too."""
+        if self.error is not None:
+            self.error.index = index
+        return replace(self, index=index)
 
     def model_inputs(self) -> Iterator[Features]:
         """One unpadded model input for each conformer."""
@@ -264,13 +242,26 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         """
         single = is_single_molecule(molecules)
         many: Iterable[Molecule] = [molecules] if single else molecules  # type: ignore[list-item,assignment]
-        work = partial(featurize_molecule, settings=self.settings(**overrides))
-        # A lone molecule has no position worth naming in its error.
-        numbered: Iterable[tuple[int, Molecule]] = enumerate(many)
-        for result in map_in_order(work, numbered, num_workers, read_ahead):
+        pairs = ((None, molecule) for molecule in many)
+        for _, result in self.featurize_pairs(pairs, num_workers=num_workers, read_ahead=read_ahead, **overrides):
+            # A lone molecule has no position worth naming in its error.
             if single and result.error is not None:
                 result.error.index = None
             yield result
+
+    def featurize_pairs(
+        self,
+        pairs: Iterable[tuple[Context, Molecule]],
+        *,
+        num_workers: int = 0,
+        read_ahead: int = DEFAULT_READ_AHEAD,
+        **overrides: Any,
+    ) -> Iterator[tuple[Context, FeaturizedMolecule]]:
+        """As `featurize`, for molecules that each come with a context, which stays beside them in this process."""
+        work = partial(featurize_molecule, settings=self.settings(**overrides))
+        numbered = (((index, context), molecule) for index, (context, molecule) in enumerate(pairs))
+        for (index, context), result in map_in_order(work, numbered, num_workers, read_ahead):
+            yield context, result.at(index)
 
     def pad(
         self,
@@ -317,8 +308,8 @@ def _check_settings(settings: FeaturizerSettings) -> None:
     for name in ("num_conformers", "seed", "embed_timeout", "num_retries"):
         _require_whole_number(name, getattr(conformers, name))
     _require_whole_number("max_atoms", settings.max_atoms)
-    if settings.max_atoms_policy not in _MAX_ATOMS_POLICIES:
-        raise UniMol2Error(f"max_atoms_policy is {settings.max_atoms_policy!r}; use one of {_MAX_ATOMS_POLICIES}")
+    if settings.max_atoms_policy not in MAX_ATOMS_POLICIES:
+        raise UniMol2Error(f"max_atoms_policy is {settings.max_atoms_policy!r}; use one of {MAX_ATOMS_POLICIES}")
     # A longer path would alias the code for "unreachable".
     if not 1 <= settings.max_atoms <= UNREACHABLE_PATH:
         raise UniMol2Error(f"max_atoms is {settings.max_atoms}; use 1 to {UNREACHABLE_PATH}")
@@ -343,152 +334,27 @@ def _require_whole_number(name: str, value: object) -> None:
         raise UniMol2Error(f"{name} is {value!r}; give a whole number")
 
 
-def is_single_molecule(molecules: object) -> bool:
-    """Whether an input is one molecule rather than many; a tuple is one if it starts with an array of numbers."""
-    if isinstance(molecules, tuple):
-        return len(molecules) > 0 and _holds_numbers(molecules[0])
-    if isinstance(molecules, str | bytes | Chem.Mol | Mapping):
-        return True
-    return not isinstance(molecules, Iterable) and not hasattr(molecules, "__getitem__")
-
-
-def _holds_numbers(values: object) -> bool:
-    if isinstance(values, np.ndarray):
-        return True
-    return isinstance(values, Sequence) and not isinstance(values, str) and all(isinstance(v, Number) for v in values)
-
-
-def map_in_order(work: Callable[[Any], Any], items: Iterable[Any], num_workers: int, read_ahead: int) -> Iterator[Any]:
-    """Apply `work` to each item, in worker processes if asked, yielding results in order."""
-    if num_workers <= 0:
-        yield from map(work, items)
-        return
-    # Forked workers start at once and need no importable __main__; they run RDKit only, never torch.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    remaining = iter(items)
-    most_pending = num_workers * max(1, read_ahead // _WORKER_CHUNK)
-    with ProcessPoolExecutor(num_workers, context, _end_with_parent, (os.getpid(),)) as pool:
-        pending: deque[Future[list[Any]]] = deque()
-        broken: Exception | None = None
-        while broken is None:
-            chunk, broken = _read_chunk(work, remaining)
-            if not chunk:
-                break
-            pending.append(pool.submit(_apply_to_all, work, chunk))
-            if len(pending) > most_pending:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-        if broken is not None:
-            raise broken
-
-
-def _end_with_parent(parent: int) -> None:
-    """Let a worker end when its parent was killed: the pool's own clean-up never ran, and it would wait for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WORKER_WATCH_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _read_chunk(
-    work: Callable[[Any], Any], remaining: Iterator[Any]
-) -> tuple[list[bytes | FeaturizedMolecule], Exception | None]:
-    """The next items, and the error with which the input broke off, if it did."""
-    chunk: list[bytes | FeaturizedMolecule] = []
+def featurize_molecule(molecule: Molecule, settings: FeaturizerSettings) -> FeaturizedMolecule:
+    """Featurise one molecule; an unusable one gives a result with `error` set."""
     try:
-        for item in islice(remaining, _WORKER_CHUNK):
-            chunk.append(_freeze(work, item))
-    except Exception as error:
-        return chunk, error
-    return chunk, None
-
-
-def _freeze(work: Callable[[Any], Any], item: tuple[int, Molecule]) -> bytes | FeaturizedMolecule:
-    """An item as it is now, for a worker: the caller may change its molecule the moment the next one is read."""
-    index, molecule = item
-    if isinstance(molecule, Chem.Mol):
-        # RDKit's own pickles round coordinates to float32.
-        options = Chem.PropertyPickleOptions.AllProps | Chem.PropertyPickleOptions.CoordsAsDouble
-        return pickle.dumps((index, _FrozenMolecule(molecule.ToBinary(int(options)))))
-    try:
-        return pickle.dumps(item)
-    except Exception:
-        return work(item)
-
-
-@dataclass(frozen=True)
-class _FrozenMolecule:
-    binary: Any
-
-
-def _apply_to_all(work: Callable[[Any], Any], chunk: list[bytes | FeaturizedMolecule]) -> list[Any]:
-    return [work(_thaw(item)) if isinstance(item, bytes) else item for item in chunk]
-
-
-def _thaw(frozen: bytes) -> tuple[int, Any]:
-    index, molecule = pickle.loads(frozen)
-    return index, Chem.Mol(molecule.binary) if isinstance(molecule, _FrozenMolecule) else molecule
-
-
-def featurize_molecule(numbered: tuple[int, Molecule], settings: FeaturizerSettings) -> FeaturizedMolecule:
-    """Featurise one (position, molecule); an unusable molecule gives a result with `error` set."""
-    index, molecule = numbered
-    try:
-        return _featurize(index, molecule, settings)
+        return _featurize(molecule, settings)
     except MoleculeError as known:
         error = known
     except Exception as unknown:
         # RDKit raises bare C++ errors for molecules nobody thought of; one of them must not end a library's run.
         error = MoleculeError(f"unexpected {type(unknown).__name__}: {unknown}")
-    error.index = index
     if error.molecule is None:
-        error.molecule = _describe(molecule)
-    return FeaturizedMolecule(index, error=error)
+        error.molecule = describe(molecule)
+    return FeaturizedMolecule(error=error)
 
 
-def _describe(molecule: object) -> object:
-    """What to show of a molecule in an error message; never an object that cannot cross process borders."""
-    if isinstance(molecule, Chem.Mol):
-        try:
-            return str(Chem.MolToSmiles(molecule))
-        except (RuntimeError, ValueError):
-            return "an RDKit molecule"
-    return molecule if isinstance(molecule, str | int | float | type(None)) else type(molecule).__name__
-
-
-def _featurize(index: int, molecule: Molecule, settings: FeaturizerSettings) -> FeaturizedMolecule:
+def _featurize(molecule: Molecule, settings: FeaturizerSettings) -> FeaturizedMolecule:
     if isinstance(molecule, tuple) or (isinstance(molecule, Mapping) and "smiles" not in molecule):
-        return _featurize_arrays(index, _named_arrays(molecule), settings)
-    return _featurize_graph(index, molecule_of(molecule), settings)
+        return _featurize_arrays(named_arrays(molecule), settings)
+    return _featurize_graph(molecule_of(molecule), settings)
 
 
-def molecule_of(molecule: Molecule) -> Chem.Mol:
-    """The RDKit molecule of an input with bonds, with the conformers that it brings.
-
-    Raises:
-        MoleculeError: it cannot be read, or has no bonds.
-    """
-    if isinstance(molecule, str):
-        return parse_smiles(molecule)
-    if isinstance(molecule, Chem.Mol):
-        return molecule
-    if isinstance(molecule, MoleculeError):
-        raise molecule
-    if isinstance(molecule, Mapping) and "smiles" in molecule:
-        return _with_coordinates(molecule)
-    raise MoleculeTypeError(
-        f"a molecule is a SMILES string, an RDKit molecule or (atomic numbers, coordinates[, bonds]), "
-        f"not {type(molecule).__name__}",
-        _describe(molecule),
-    )
-
-
-def _featurize_graph(index: int, molecule: Chem.Mol, settings: FeaturizerSettings) -> FeaturizedMolecule:
+def _featurize_graph(molecule: Chem.Mol, settings: FeaturizerSettings) -> FeaturizedMolecule:
     heavy, atoms = heavy_atoms_of(molecule)
     count = len(atoms)
     _check_size(count, settings)
@@ -498,7 +364,7 @@ def _featurize_graph(index: int, molecule: Chem.Mol, settings: FeaturizerSetting
     conformers = given or generate_conformers(heavy, settings.conformers)
     graph = graph_features(heavy, atoms) if settings.use_graph_features else dropped_graph_features(count)
     features = {**_atom_inputs([atom.GetAtomicNum() for atom in atoms]), **graph}
-    complete = FeaturizedMolecule(index, features, tuple(conformers), count, settings.use_graph_features)
+    complete = FeaturizedMolecule(features, tuple(conformers), count, settings.use_graph_features)
     if count <= settings.max_atoms:
         return complete
     return _crop(complete, _central_atoms(Chem.GetDistanceMatrix(heavy), settings.max_atoms))
@@ -512,77 +378,23 @@ def _check_size(count: int, settings: FeaturizerSettings) -> None:
         )
 
 
-def _with_coordinates(molecule: Mapping[str, Any]) -> Chem.Mol:
-    """The heavy atoms of a SMILES with the coordinates (n, 3) or (conformers, n, 3) that come with it."""
-    unknown = sorted(set(map(str, molecule)) - {"smiles", "coordinates"})
-    if unknown or "coordinates" not in molecule:
-        raise MoleculeTypeError(f"a SMILES with coordinates has smiles and coordinates, not {', '.join(molecule)}")
-    heavy = remove_hydrogens(parse_smiles(molecule["smiles"]))
-    heavy.RemoveAllConformers()
-    try:
-        positions = np.asarray(molecule["coordinates"], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise CoordinatesError(f"coordinates must be a plain number array: {error}") from error
-    count = heavy.GetNumAtoms()
-    if positions.ndim not in (2, 3) or positions.shape[-2:] != (count, 3) or not positions.size:
-        raise CoordinatesError(
-            f"{count} heavy atoms need coordinates of shape ({count}, 3) or (conformers, {count}, 3), in the order of "
-            f"the SMILES, not {positions.shape}"
-        )
-    for each in positions.reshape(-1, count, 3):
-        conformer = Chem.Conformer(count)
-        conformer.SetPositions(np.ascontiguousarray(each))
-        heavy.AddConformer(conformer, assignId=True)
-    return heavy
-
-
-def _named_arrays(molecule: Mapping[str, Any] | tuple[Any, ...]) -> dict[str, Any]:
-    if isinstance(molecule, tuple):
-        molecule = dict(zip(_ARRAY_KEYS, molecule, strict=False)) if 2 <= len(molecule) <= 4 else {}
-    unknown = sorted(set(map(str, molecule)) - set(_ARRAY_KEYS))
-    if unknown or not {"atomic_numbers", "coordinates"} <= set(molecule):
-        raise MoleculeTypeError(
-            "a molecule given as arrays needs atomic_numbers and coordinates, and may have bonds and formal_charges"
-            + (f"; unknown: {', '.join(unknown)}" if unknown else "")
-        )
-    return dict(molecule)
-
-
-def _featurize_arrays(index: int, arrays: dict[str, Any], settings: FeaturizerSettings) -> FeaturizedMolecule:
-    atomic_numbers, coordinates = _checked_arrays(arrays["atomic_numbers"], arrays["coordinates"])
+def _featurize_arrays(arrays: dict[str, Any], settings: FeaturizerSettings) -> FeaturizedMolecule:
+    atomic_numbers, coordinates = checked_arrays(arrays["atomic_numbers"], arrays["coordinates"])
     if arrays.get("bonds") is not None:
         bonds = [tuple(bond) for bond in arrays["bonds"]]
         molecule = molecule_from_arrays(atomic_numbers, coordinates, bonds, arrays.get("formal_charges"))
-        return _featurize_graph(index, molecule, settings)
+        return _featurize_graph(molecule, settings)
     checked_charges(arrays.get("formal_charges"), len(atomic_numbers))
     heavy = atomic_numbers != 1
     atomic_numbers, coordinates = atomic_numbers[heavy], coordinates[heavy]
     count = len(atomic_numbers)
     _check_size(count, settings)
     features = {**_atom_inputs(atomic_numbers), **dropped_graph_features(count)}
-    complete = FeaturizedMolecule(index, features, (given_coordinates(coordinates),), count)
+    complete = FeaturizedMolecule(features, (given_coordinates(coordinates),), count)
     if count <= settings.max_atoms:
         return complete
     distances = np.linalg.norm(coordinates[:, None] - coordinates[None], axis=-1)
     return _crop(complete, _central_atoms(distances, settings.max_atoms))
-
-
-def _checked_arrays(atomic_numbers: Any, coordinates: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    try:
-        numbers = np.asarray(atomic_numbers)
-        positions = np.asarray(coordinates, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise CoordinatesError(f"atomic numbers and coordinates must be plain number arrays: {error}") from error
-    if numbers.ndim != 1 or (not np.issubdtype(numbers.dtype, np.integer) and numbers.size):
-        raise MoleculeTypeError(
-            f"atomic numbers must be whole numbers of shape (n,), not {numbers.dtype} {numbers.shape}"
-        )
-    if positions.shape != (len(numbers), 3) and (numbers.size or positions.size):
-        raise CoordinatesError(
-            f"{len(numbers)} atoms need coordinates of shape ({len(numbers)}, 3), not {positions.shape}"
-        )
-    check_atoms(numbers.tolist())
-    return numbers.astype(np.int64), positions
 
 
 def _atom_inputs(atomic_numbers: Sequence[int] | NDArray[np.int64]) -> Features:

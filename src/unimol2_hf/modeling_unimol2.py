@@ -23,6 +23,14 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimol2 import UniMol2Config
+from .ops_unimol2 import (
+    _DropoutAdd,
+    _mapped,
+    _pair_product,
+    is_float32_inference_on_cpu,
+    mean_of_atoms,
+    pairwise_distances,
+)
 
 ReadOut = Literal["pairs", "atoms", "cls"]
 # What later layers still read of one layer; "cls_pairs": all atoms, and of the pairs the row of the CLS.
@@ -167,13 +175,6 @@ class UniMol2DistanceEmbedding(nn.Module):
         return torch.exp(-0.5 * deviations * deviations) / (GAUSSIAN_NORM * width)
 
 
-def is_float32_inference_on_cpu(*tensors: Tensor) -> bool:
-    """Whether tensors may take a path of plain eager operations that keeps nothing for gradients."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False
-    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
-
-
 class UniMol2PairEmbeddings(nn.Module):
     """Shortest path, bond and distance of each atom pair, summed; the CLS row and column in front."""
 
@@ -229,11 +230,6 @@ class UniMol2PairEmbeddings(nn.Module):
         cls = self.cls_embedding.to(pairs.dtype).view(1, 1, 1, width)
         pairs = torch.cat((cls.expand(batch, atoms, 1, width), pairs), dim=2)
         return torch.cat((cls.expand(batch, 1, atoms + 1, width), pairs), dim=1)
-
-
-def pairwise_distances(coordinates: Tensor) -> Tensor:
-    """Euclidean distances (B, N, N) of coordinates (B, N, 3)."""
-    return torch.linalg.vector_norm(coordinates.unsqueeze(-2) - coordinates.unsqueeze(-3), dim=-1)
 
 
 def eager_attention_forward(
@@ -339,39 +335,6 @@ class UniMol2OuterProductProjection(nn.Linear):
         return product if residual is None else residual + product.to(residual.dtype)
 
 
-def _mapped(weight: Tensor, right: Tensor) -> Tensor:
-    """W b_j for all atoms, (B, S * P, d); row p * d + c of the weight holds W[p, c, :]."""
-    return F.linear(right, weight).view(right.shape[0], -1, right.shape[-1])
-
-
-class _PairProduct(torch.autograd.Function):
-    """a_i W b_j of a, b (B, S, d) and W (P * d, d) as (B, S, S * P), at a smaller price than autograd's.
-
-    W b (B, S, P, d) is made again in the backward pass: at 84M it is 2.4 times the pair track's size. And its gradient
-    comes in its own layout; autograd's comes transposed and is copied, for 5 % of a training step on a CPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(left, right, weight)
-        return torch.bmm(left, _mapped(weight, right).transpose(1, 2))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        left, right, weight = ctx.saved_tensors
-        grad_left = torch.bmm(grads[0], _mapped(weight, right))
-        grad_mapped = torch.bmm(grads[0].transpose(1, 2), left).view(-1, weight.shape[0])
-        grad_right = (grad_mapped @ weight).view_as(right)
-        return grad_left, grad_right, grad_mapped.T @ right.reshape(-1, right.shape[-1])
-
-
-def _pair_product(left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(left.device.type):
-        return torch.matmul(left, _mapped(weight, right).transpose(1, 2))
-    product: Tensor = _PairProduct.apply(left, right, weight)
-    return product
-
-
 class UniMol2OuterProduct(nn.Module):
     """Atom track to pair track: z_ij = (W vec(a_i (x) b_j) / M + bias) / (1e-3 + 1/M)."""
 
@@ -428,27 +391,6 @@ class UniMol2TriangleUpdate(nn.Module):
     def _triangle_sums(outgoing: Tensor, incoming: Tensor, right: Tensor) -> Tensor:
         """a b^T + a^T b for stacks of matrices, of a and a^T (or some of their rows) and b."""
         return torch.baddbmm(torch.bmm(outgoing, right.transpose(1, 2)), incoming, right)
-
-
-class _DropoutAdd(torch.autograd.Function):
-    """residual + dropout(update) on a CPU: four elements of the mask from each random number, kept as a byte each.
-
-    PyTorch draws a random number for each element and keeps a float: 14 % of a training step's time at 84M.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, residual: Tensor, update: Tensor, probability: float) -> Tensor:
-        kept = round((1 - probability) * 2**16)  # of 65,536
-        numbers = torch.empty((update.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), 2**63 - 1)
-        mask = (numbers.view(torch.int16)[: update.numel()] < kept - 2**15).view_as(update)
-        ctx.save_for_backward(mask)
-        ctx.scale = 2**16 / kept
-        return torch.addcmul(residual, update, mask.to(update.dtype), value=ctx.scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return grads[0], (grads[0] * ctx.scale).mul_(mask), None
 
 
 class UniMol2ResidualDropout(nn.Dropout):
@@ -880,12 +822,6 @@ def graph_target_losses(predicted: Tensor, targets: Tensor, sizes: Sequence[int]
         for block, wanted in zip(predicted.split(list(sizes), dim=-1), both, strict=True)
     ]
     return torch.stack(losses)
-
-
-def mean_of_atoms(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """(B, D) from states (B, S, D), the CLS first, over the atoms of a mask (B, N)."""
-    mask = attention_mask.bool().unsqueeze(-1)
-    return states[:, 1:].masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
 
 
 class UniMol2PropertyHead(nn.Module):

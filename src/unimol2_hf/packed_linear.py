@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from .modeling_unimol2 import UniMol2FeedForward, UniMol2OuterProductProjection, is_float32_inference_on_cpu
+from .modeling_unimol2 import UniMol2FeedForward, UniMol2OuterProductProjection
+from .ops_unimol2 import is_float32_inference_on_cpu
 
 # Parameters; the packed copies of a larger model take more memory than their few per cent of speed are worth.
 LARGEST_PACKED_MODEL = 200_000_000

@@ -1,9 +1,9 @@
 """Pipelines: molecules in, embeddings or properties out, the same answer in every batch."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from types import GeneratorType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
 from .batching import map_in_batches, max_pairs_for, most_rows
-from .feature_extraction_unimol2 import is_single_molecule
+from .molecules import is_single_molecule
 from .packed_linear import pack_linear_layers
+from .settings_unimol2 import POOLINGS
 
 _FEATURIZER_SETTINGS = (
     "num_conformers",
@@ -25,11 +26,12 @@ _FEATURIZER_SETTINGS = (
     "max_atoms_policy",
     "use_graph_features",
 )
+Context = TypeVar("Context")
+
 _WINDOW_BATCHES = 8  # batches that are sorted by length together
 _STATIC_LENGTH_STEP = 4  # atoms
 _MOST_STATIC_SHAPES = 256
 _SINGLE_MOLECULE_ROWS = 32  # conformers of a molecule given alone that are run together
-POOLINGS = ("cls", "mean")
 
 
 class MoleculePipeline(Pipeline):
@@ -94,24 +96,24 @@ class MoleculePipeline(Pipeline):
         self, featurized: Iterable[Any], batch_size: int, **forward_params: Any
     ) -> Iterator[dict[str, Any]]:
         """Results, in order, for molecules that went through `UniMol2FeatureExtractor.featurize` already."""
+        pairs = ((None, molecule) for molecule in featurized)
+        yield from (result for _, result in self.run_pairs(pairs, batch_size, **forward_params))
+
+    def run_pairs(
+        self, pairs: Iterable[tuple[Context, Any]], batch_size: int, **forward_params: Any
+    ) -> Iterator[tuple[Context, dict[str, Any]]]:
+        """As `run_featurized`, for molecules that each come with a context (`featurize_pairs`)."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; use at least 1")
-        waiting: deque[Any] = deque()
-        outputs: list[Any] = []
-        for output in self._run_rows(_rows_of(featurized, waiting), batch_size, forward_params):
-            # Failed molecules have no rows: they are answered when their turn comes.
-            while not waiting[0].conformers:
-                yield self.postprocess((waiting.popleft(), []), **forward_params)
-            outputs.append(output)
-            if len(outputs) == len(waiting[0].conformers):
-                yield self.postprocess((waiting.popleft(), outputs), **forward_params)
-                outputs = []
-        for molecule in waiting:
-            yield self.postprocess((molecule, []), **forward_params)
+        for window in _windows(pairs, batch_size * _WINDOW_BATCHES if batch_size > 1 else 1):
+            rows = [row for _, molecule in window for row in molecule.model_inputs()]
+            outputs = self._run_rows(rows, batch_size, forward_params)
+            for context, molecule in window:
+                # A failed molecule has no conformers, and no outputs.
+                own = list(islice(outputs, len(molecule.conformers)))
+                yield context, self.postprocess((molecule, own), **forward_params)
 
-    def _run_rows(
-        self, rows: Iterable[dict[str, Any]], batch_size: int, forward_params: dict[str, Any]
-    ) -> Iterator[Any]:
+    def _run_rows(self, rows: list[dict[str, Any]], batch_size: int, forward_params: dict[str, Any]) -> Iterator[Any]:
         """The model's output for each conformer, in order."""
         max_pairs = max_pairs_for(self.device.type, self.model.config.pair_hidden_size)
 
@@ -127,8 +129,7 @@ class MoleculePipeline(Pipeline):
             filled = self.feature_extractor.pad([*batch, *batch[:1] * copies], pad_to=length)
             return self._run_padded(filled, forward_params)[: len(batch)]
 
-        window = batch_size * _WINDOW_BATCHES if batch_size > 1 else 1
-        return map_in_batches(run, rows, length_of, max_rows=batch_size, max_pairs=max_pairs, window=window)
+        return map_in_batches(run, rows, length_of, max_rows=batch_size, max_pairs=max_pairs, window=max(1, len(rows)))
 
     def _run_padded(self, batch: Any, forward_params: dict[str, Any]) -> list[Any]:
         if self.device.type == "cuda":
@@ -229,11 +230,18 @@ class MoleculePropertyPipeline(MoleculePipeline):
         return {"predictions": {str(id2label[index]): value for index, value in enumerate(values)}}
 
 
-def _rows_of(molecules: Iterable[Any], waiting: deque[Any]) -> Iterator[dict[str, Any]]:
-    """Model inputs, one for each conformer; molecules are appended to `waiting` as they are read."""
-    for molecule in molecules:
-        waiting.append(molecule)
-        yield from molecule.model_inputs()
+def _windows(pairs: Iterable[tuple[Context, Any]], conformers: int) -> Iterator[list[tuple[Context, Any]]]:
+    """The pairs in lists of which each holds at least so many conformers, the last one fewer."""
+    window: list[tuple[Context, Any]] = []
+    count = 0
+    for pair in pairs:
+        window.append(pair)
+        count += len(pair[1].conformers)
+        if count >= conformers:
+            yield window
+            window, count = [], 0
+    if window:
+        yield window
 
 
 def _is_finite(output: Tensor | dict[str, Tensor]) -> bool:

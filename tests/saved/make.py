@@ -29,10 +29,11 @@ from unimol2_hf import (
     UniMol2PreTrainedModel,
 )
 from unimol2_hf.conformers import conformer_versions
-from unimol2_hf.finetuning.finetune import FinetuneSettings, finetune
-from unimol2_hf.finetuning.predict import predict
-from unimol2_hf.library.build_conformers import BuildSettings, build_conformers
-from unimol2_hf.library.embed import EmbedSettings, embed
+from unimol2_hf.finetuning.finetune import finetune
+from unimol2_hf.finetuning.settings import FinetuneSettings
+from unimol2_hf.jobs.build_conformers import BuildSettings, build_conformers
+from unimol2_hf.jobs.embed import EmbedSettings, embed
+from unimol2_hf.jobs.predict import predict
 
 SIZES = {
     "hidden_size": 32,

@@ -2,8 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,88 +24,24 @@ from transformers import (
 
 from ..batching import max_pairs_for
 from ..configuration_unimol2 import SCALES, UniMol2Config
-from ..data_collator import DataCollatorForUniMol2
+from ..data.splits import TEST, TRAIN, UNUSED, VALID
+from ..data.tables import conformer_summary
 from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
-from ..loading import LOAD_ERRORS, check_complete, check_model_type, lacking_weights
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
-from ..pipeline_unimol2 import POOLINGS, MoleculePropertyPipeline
-from ..pretrained import NANO_NAME, resolve_model
-from ..trainer import PRECISIONS, UniMol2Trainer
-from .featurized_table import FeaturizedDataset, featurize_with_progress
-from .metrics import metrics_by_target, regression_metrics
+from ..models.loading import _has_extractor, check_model_type, load_regression_model
+from ..pipeline_unimol2 import MoleculePropertyPipeline
+from ..targets.labels import PREDICTED, LabelledTable, check_parts, read_labelled_table
+from ..targets.metrics import metrics_by_target, regression_metrics
+from ..training.collator import DataCollatorForUniMol2
+from ..training.trainer import UniMol2Trainer
+from .dataset import FeaturizedDataset, featurize_with_progress
 from .plots import save_parity_plot
-from .tables import (
-    PREDICTED,
-    SPLIT_METHODS,
-    TEST,
-    TRAIN,
-    UNUSED,
-    VALID,
-    LabelledTable,
-    check_parts,
-    read_labelled_table,
-)
+from .settings import FinetuneSettings
 
 FloatArray = NDArray[np.floating[Any]]
 
 SMALLEST_RELATIVE_STD = 1e-4
-LOSSES = ("smooth_l1", "l1", "mse")
-PREPROCESSOR_FILE = "preprocessor_config.json"
-
-
-@dataclass
-class FinetuneSettings:
-    """Everything that decides a fine-tuning run; the defaults suit a small model and a few thousand molecules.
-
-    Attributes:
-        model: "unimol2-nano" (pretrained, in the package), a scale name (random weights), a folder, or a Hub id.
-        smiles_column, targets, split_column: columns of the table.
-        split_method: "scaffold" or "random", where there is no split column.
-        epochs, batch_size, learning_rate, warmup: training length and rate; warmup is a share of all steps.
-        weight_decay: AdamW's.
-        patience: epochs without a better validation loss before training stops; 0 trains to the end.
-        loss: "smooth_l1", "l1" or "mse", on standardised labels.
-        pooling: what the task head reads, "cls" or "mean" (of the atoms); None for what the model's config says.
-        num_conformers, include_2d: training draws one at random, evaluation takes the mean over all.
-        precision: "float32", or "bfloat16" for autocast in training.
-        max_atoms: molecules with more heavy atoms are recorded as failed.
-        seed: of split, weights, batches and conformer draws.
-        num_workers: processes for conformers.
-    """
-
-    model: str = NANO_NAME
-    smiles_column: str = "smiles"
-    targets: tuple[str, ...] = ()
-    split_column: str | None = None
-    split_method: str = "scaffold"
-    epochs: int = 60
-    batch_size: int = 32
-    learning_rate: float = 4e-4
-    warmup: float = 0.06
-    weight_decay: float = 0.0
-    patience: int = 0
-    loss: str = "smooth_l1"
-    pooling: str | None = None
-    num_conformers: int = 1
-    include_2d: bool = False
-    precision: str = "float32"
-    max_atoms: int = 256
-    seed: int = 0
-    num_workers: int = 2
-
-    def __post_init__(self) -> None:
-        self.model = resolve_model(self.model)
-        if self.precision not in PRECISIONS:
-            raise TableError(f"unknown precision {self.precision!r}; use one of {', '.join(PRECISIONS)}")
-        if self.loss not in LOSSES:
-            raise TableError(f"unknown loss {self.loss!r}; use one of {', '.join(LOSSES)}")
-        if self.pooling not in (None, *POOLINGS):
-            raise TableError(f"unknown pooling {self.pooling!r}; use one of {', '.join(POOLINGS)}")
-        if self.split_method not in SPLIT_METHODS:
-            raise TableError(f"unknown split {self.split_method!r}; use one of {', '.join(SPLIT_METHODS)}")
-        if self.seed < 0:
-            raise TableError(f"seed is {self.seed}; use 0 or more")
 
 
 def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
@@ -175,10 +109,6 @@ def load_feature_extractor(settings: FinetuneSettings) -> UniMol2FeatureExtracto
     return UniMol2FeatureExtractor.from_pretrained(settings.model, max_atoms=settings.max_atoms, **conformers)
 
 
-def _has_extractor(model: str) -> bool:
-    return not Path(model).is_dir() or (Path(model) / PREPROCESSOR_FILE).is_file()
-
-
 def load_model(settings: FinetuneSettings, means: list[float], stds: list[float]) -> UniMol2ForPropertyRegression:
     """A regression model for the targets: from scratch for a scale name, else from pretrained weights."""
     id2label = dict(enumerate(settings.targets))
@@ -194,30 +124,6 @@ def load_model(settings: FinetuneSettings, means: list[float], stds: list[float]
     if settings.model.lower() in SCALES:
         return UniMol2ForPropertyRegression(UniMol2Config.from_scale(settings.model, **overrides))
     return load_regression_model(settings.model, new_head=True, **overrides)
-
-
-def load_regression_model(model: str, new_head: bool = False, **overrides: Any) -> UniMol2ForPropertyRegression:
-    """A regression model from a folder or Hub id, with every weight of its encoder.
-
-    Args:
-        new_head: whether the task head may be missing, or of another shape.
-        **overrides: fields of the config to replace.
-
-    Raises:
-        ModelError: it cannot be loaded, is no Uni-Mol2 model, or weights are missing.
-    """
-    check_model_type(model)
-    try:
-        config = UniMol2Config.from_pretrained(model, **overrides)
-        loaded, loading = UniMol2ForPropertyRegression.from_pretrained(
-            model, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except LOAD_ERRORS as error:
-        raise ModelError(f"{model} cannot be loaded: {error}") from error
-    lacking = {name for name in lacking_weights(loading) if not (new_head and name.startswith("classifier."))}
-    only_head = all(name.startswith("classifier.") for name in lacking)
-    check_complete(model, lacking, "is not fine-tuned" if only_head else "is incomplete")
-    return loaded
 
 
 def _exclude_failed(table: LabelledTable, molecules: list[FeaturizedMolecule]) -> None:
@@ -374,11 +280,6 @@ def _row_report(table: LabelledTable, molecules: list[FeaturizedMolecule], predi
     columns["error"] = ["" if molecule.error is None else molecule.error.reason for molecule in molecules]
     columns["note"] = table.notes
     return pd.DataFrame(columns)
-
-
-def conformer_summary(methods: Iterable[str]) -> str:
-    """The methods by which a molecule's conformers came about, in order, each once."""
-    return "+".join(dict.fromkeys(methods))
 
 
 def print_report(console: Console, report: dict[str, Any], output_dir: Path) -> None:

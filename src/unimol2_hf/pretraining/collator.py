@@ -5,7 +5,7 @@ the same in every batch, process and restart.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,46 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.conformer_library import GRAPH_TARGETS
 from ..errors import UniMol2Error
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..modeling_unimol2 import IGNORED_TOKEN
-from ..molecule_features import atoms_of, dropped_graph_features, graph_features, parse_smiles, remove_hydrogens
-from .targets import TargetScale
+from ..molecule_features import dropped_graph_features, graph_features
+from ..molecules import atoms_of, parse_smiles, remove_hydrogens
+from .graph_targets import TargetScale
+from .settings import NoiseSettings
 
 MASK_TOKEN = 127
 DRAW = "draw"  # a row's number among all samples that are ever drawn
-GRAPH_TARGETS = "graph_targets"  # a row's raw targets, in a batch the standardised ones
 
 FloatArray = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class NoiseSettings:
-    """The pretraining task; the defaults are the paper's.
-
-    Attributes:
-        mask_probability: share of atoms whose element is hidden; always by the mask token.
-        noise_angstrom: standard deviation of the Gaussian noise on every coordinate.
-        drop_graph_probability: share of samples without graph features.
-        flat_probability: of the samples that keep them, the share that gets the 2D conformer.
-        clean_probability: share of samples that stay as they are (nothing masked, noised or dropped; the 3D conformer):
-            what a model is shown when it is used, and from which it learns graph targets alone.
-        target_probability: share of a sample's graph targets, drawn anew each time, that it is asked for.
-    """
-
-    mask_probability: float = 0.15
-    noise_angstrom: float = 0.2
-    drop_graph_probability: float = 0.5
-    flat_probability: float = 0.5
-    clean_probability: float = 0.0
-    target_probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in (each.name for each in fields(self) if each.name.endswith("_probability")):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UniMol2Error(f"{name} is {getattr(self, name)}; use a share from 0 to 1")
-        if not self.noise_angstrom >= 0:
-            raise UniMol2Error(f"noise_angstrom is {self.noise_angstrom}; use 0 or more")
 
 
 class PretrainingSample(NamedTuple):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..configuration_unimol2 import UniMol2Config
+from ..data.conformer_library import GRAPH_TARGETS
 from ..modeling_unimol2 import IGNORED_TOKEN, UniMol2ForPreTraining, UniMol2PreTrainingOutput
-from .collator import GRAPH_TARGETS
 from .settings import PAPER_LOSSES, loss_name
 
 Batch = Mapping[str, Tensor]

@@ -4,11 +4,10 @@ An epoch draws as many samples as the library has molecules, with the probabilit
 section 3), and visits them in an order in which few shards are in use at a time. Steps count through the epochs.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.conformer_library import LibraryIndex
 from ..errors import UniMol2Error
 
 IntArray = NDArray[np.int64]
@@ -27,24 +26,6 @@ def scaffold_probabilities(counts: NDArray[np.integer], temperature: float) -> N
     weights = np.exp(scores - scores.max())
     probabilities: NDArray[np.float64] = weights / weights.sum()
     return probabilities
-
-
-@dataclass(frozen=True)
-class LibraryIndex:
-    """What the plan must know of every molecule; rows with an error are left out.
-
-    Attributes:
-        shard_sizes: molecules of each shard.
-        num_heavy_atoms: (n,) uint16, shard after shard.
-        scaffolds: (n,) int32, numbers of scaffolds.
-    """
-
-    shard_sizes: tuple[int, ...]
-    num_heavy_atoms: NDArray[np.uint16]
-    scaffolds: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.scaffolds)
 
 
 class SamplingPlan:

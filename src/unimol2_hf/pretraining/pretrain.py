@@ -16,17 +16,18 @@ from transformers import TrainingArguments, set_seed
 
 from ..batching import plan_batches
 from ..configuration_unimol2 import UniMol2Config
+from ..data.conformer_library import ConformerLibrary, LibraryIndex
+from ..data.shards import write_json_whole
 from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
-from ..library.shards import write_json_whole
-from ..loading import LOAD_ERRORS, check_complete, check_model_type, lacking_weights
 from ..modeling_unimol2 import UniMol2ForPreTraining
-from ..pretrained import resolve_model
+from ..models.loading import LOAD_ERRORS, check_complete, check_model_type, lacking_weights
+from ..models.packaged import resolve_model
 from .collator import DRAW, DataCollatorForUniMol2Pretraining
-from .plan import LibraryIndex, SamplingPlan
+from .graph_targets import TargetScale, scale_of_library
+from .plan import SamplingPlan
 from .settings import PretrainSettings
-from .stream import ConformerLibrary, PretrainingStream, Share
-from .targets import TargetScale
+from .stream import PretrainingStream, Share
 from .trainer import (
     MarkComplete,
     UniMol2PretrainingTrainer,
@@ -172,7 +173,7 @@ def _target_blocks(settings: PretrainSettings, known: list[dict[str, Any]] | Non
         return None
     if known is not None and [block["name"] for block in known] == list(settings.targets):
         return known
-    return ConformerLibrary(settings.data, targets=tuple(settings.targets)).target_scale().blocks()
+    return scale_of_library(ConformerLibrary(settings.data, targets=tuple(settings.targets))).blocks()
 
 
 def target_scale_of(model: UniMol2ForPreTraining) -> TargetScale | None:

@@ -7,12 +7,40 @@ from typing import Any
 import yaml
 
 from ..configuration_unimol2 import SCALES
-from ..errors import TableError
-from ..trainer import PRECISIONS
-from .collator import NoiseSettings
+from ..errors import TableError, UniMol2Error
+from ..settings_unimol2 import PRECISIONS
 
 PAPER_LOSSES = ("token", "coordinate", "distance")
 TRACKERS = ("none", "tensorboard", "trackio", "wandb")
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """The pretraining task; the defaults are the paper's.
+
+    Attributes:
+        mask_probability: share of atoms whose element is hidden; always by the mask token.
+        noise_angstrom: standard deviation of the Gaussian noise on every coordinate.
+        drop_graph_probability: share of samples without graph features.
+        flat_probability: of the samples that keep them, the share that gets the 2D conformer.
+        clean_probability: share of samples that stay as they are (nothing masked, noised or dropped; the 3D conformer):
+            what a model is shown when it is used, and from which it learns graph targets alone.
+        target_probability: share of a sample's graph targets, drawn anew each time, that it is asked for.
+    """
+
+    mask_probability: float = 0.15
+    noise_angstrom: float = 0.2
+    drop_graph_probability: float = 0.5
+    flat_probability: float = 0.5
+    clean_probability: float = 0.0
+    target_probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in (each.name for each in fields(self) if each.name.endswith("_probability")):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UniMol2Error(f"{name} is {getattr(self, name)}; use a share from 0 to 1")
+        if not self.noise_angstrom >= 0:
+            raise UniMol2Error(f"noise_angstrom is {self.noise_angstrom}; use 0 or more")
 
 
 @dataclass(frozen=True)

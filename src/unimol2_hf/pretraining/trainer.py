@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..configuration_unimol2 import UniMol2Config
 from ..errors import ModelError
-from ..trainer import without_sync
+from ..training.micro_batches import without_sync
 from .losses import (
     Batch,
     FloatArray,

@@ -21,24 +21,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..conformers import (
-    TWO_DIMENSIONAL,
-    Conformer,
-    ConformerSettings,
-    conformer_versions,
-    depict,
-    generate_conformers,
-    given_conformers,
-)
-from ..descriptors import RDKIT, descriptor_names, rdkit_descriptors
-from ..errors import MoleculeError, MoleculeTooLargeError, TableError
-from ..feature_extraction_unimol2 import UniMol2FeatureExtractor, map_in_order, molecule_of
-from ..molecule_features import remove_hydrogens
-from .job import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
-from .molecule_files import MoleculeRow, kept_widths, read_molecules
-from .number_columns import as_stored, number_field
-from .scaffolds import murcko_scaffold
-from .shards import (
+from ..conformers import TWO_DIMENSIONAL, Conformer, conformer_versions, depict, generate_conformers, given_conformers
+from ..data.descriptors import RDKIT, descriptor_names, rdkit_descriptors
+from ..data.molecule_files import MoleculeRow, kept_widths, read_molecules
+from ..data.number_columns import as_stored, number_field
+from ..data.scaffolds import murcko_scaffold
+from ..data.shards import (
     PRETRAINING_SCHEMA,
     finished_shards,
     shard_counts,
@@ -46,6 +34,12 @@ from .shards import (
     whole_or_absent,
     write_json_whole,
 )
+from ..errors import MoleculeError, MoleculeTooLargeError, TableError
+from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
+from ..molecules import molecule_of, remove_hydrogens
+from ..settings_unimol2 import ConformerSettings
+from ..worker_pool import map_in_order
+from .output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
 
 CONFORMERS, RDKIT_DESCRIPTORS = "conformers", "rdkit_descriptors"
 _READ_AHEAD = 256
@@ -190,7 +184,8 @@ def _build_missing_shards(source: Path, shards: Path, settings: BuildSettings, c
                     yield from ((row.number, first_rows.check(row)) for row in shard)
 
         work = partial(build_row, settings=settings)
-        records = map_in_order(work, missing(), settings.num_workers, _READ_AHEAD)
+        numbered = map_in_order(work, missing(), settings.num_workers, _READ_AHEAD)
+        records = ({"row": row, **record} for row, record in numbered)
         for number, group in groupby(records, lambda record: record["row"] // settings.rows_per_shard):
             with whole_or_absent(shard_path(shards, number), schema) as writer:
                 summary = BuildSummary()
@@ -256,10 +251,9 @@ class _FrozenHeavyAtoms:
         return cls(smiles, tuple(replace(each, coordinates=each.coordinates[order]) for each in given))
 
 
-def build_row(numbered: tuple[int, _Task], settings: BuildSettings) -> dict[str, Any]:
+def build_row(task: _Task, settings: BuildSettings) -> dict[str, Any]:
     """A row of `PRETRAINING_SCHEMA` and whether it is a duplicate; a molecule that fails keeps its reason."""
-    number, task = numbered
-    record = {"row": number, "id": task.id, "smiles": task.smiles, "duplicate": task.duplicate, **_EMPTY}
+    record = {"id": task.id, "smiles": task.smiles, "duplicate": task.duplicate, **_EMPTY}
     record |= {name: as_stored(task.kept[name]) if name in task.kept else None for name in settings.kept}
     try:
         if isinstance(task.molecule, MoleculeError):

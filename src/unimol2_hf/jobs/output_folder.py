@@ -9,9 +9,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..data.molecule_files import files_of
+from ..data.shards import finished_shards, write_json_whole
 from ..errors import TableError
-from .molecule_files import files_of
-from .shards import finished_shards, write_json_whole
 
 JOB_FILE, SUMMARY_FILE, LOCK_FILE = "job.json", "summary.json", ".lock"
 _FINGERPRINT_BYTES = 2**20

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.conformer_library import ConformerLibrary
 from ..errors import TableError
 
 FloatArray = NDArray[np.float32]
@@ -18,6 +19,8 @@ FloatArray = NDArray[np.float32]
 WINSORIZED_AT = 6.0  # standard deviations, as arXiv 2506.15792
 # Clipping changes the spread by which it clips; after so many turns neither moves any more.
 _TURNS = 10
+# Enough molecules for a mean and a spread, in a library of any size.
+_MOST_SHARDS = 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,16 @@ class TargetScale:
             np.array([value for block in blocks for value in block["mean"]], dtype=np.float32),
             np.array([value for block in blocks for value in block["std"]], dtype=np.float32),
         )
+
+
+def scale_of_library(library: ConformerLibrary) -> TargetScale:
+    """Mean and spread of the targets that a library was opened with, over evenly spaced shards.
+
+    Raises:
+        TableError: a column is lacking or holds something else than numbers, or none.
+    """
+    columns = library.target_values(_MOST_SHARDS)
+    return fitted_scale(library.targets, [column.shape[1] for column in columns], np.concatenate(columns, axis=1))
 
 
 def fitted_scale(names: Sequence[str], sizes: Sequence[int], values: NDArray[np.floating[Any]]) -> TargetScale:

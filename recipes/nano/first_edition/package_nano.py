@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Put the pretrained unimol2-nano into the package, and draw its losses.
 
-    python benchmarks/pretraining/package_nano.py
+    python recipes/nano/first_edition/package_nano.py
 
 Writes src/unimol2_hf/nano/ (config with the published dropout rates and heads on the mean of the atoms, float32 weights
 with both heads, featurizer), and nano_losses.json and .png beside this file. The card, src/unimol2_hf/nano/README.md,

@@ -7,11 +7,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from ..data.tables import conformer_summary, read_table, require_columns
 from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
+from ..models.loading import load_regression_model
 from ..pipeline_unimol2 import MoleculePropertyPipeline
-from .finetune import conformer_summary, load_regression_model
-from .tables import PREDICTED, read_table, require_columns
+from ..targets.labels import PREDICTED
 
 CONFORMER, ERROR = "conformer", "error"
 _ROWS_AT_A_TIME = 1024

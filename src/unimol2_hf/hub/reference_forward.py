@@ -1,7 +1,7 @@
 """Uni-Mol2's forward pass in plain formulas over a checkpoint's own tensor names, one molecule at a time.
 
-Slow on purpose: every formula of the paper stands as it is written, the outer product in full. It knows nothing of the
-model in `unimol2_hf`, so agreement of the two shows that the conversion maps every tensor to its place.
+Slow on purpose: every formula of the paper stands as it is written, the outer product in full. It imports nothing of
+this package, so agreement of the two shows that the conversion maps every tensor to its place.
 """
 
 import math

@@ -7,8 +7,7 @@ its output is that of an unbroken run.
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
@@ -23,17 +22,8 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..conformers import conformer_versions
-from ..errors import ModelError, TableError
-from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
-from ..loading import LOAD_ERRORS, check_complete, lacking_weights
-from ..modeling_unimol2 import UniMol2Model
-from ..molecule_features import remove_hydrogens
-from ..packed_linear import LARGEST_PACKED_MODEL
-from ..pipeline_unimol2 import POOLINGS, MoleculeEmbeddingPipeline
-from ..pretrained import NANO_NAME, resolve_model
-from .job import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
-from .molecule_files import MoleculeRow, read_molecules
-from .shards import (
+from ..data.molecule_files import MoleculeRow, read_molecules
+from ..data.shards import (
     CONFORMER_SCHEMA,
     embedding_schema,
     finished_shards,
@@ -42,6 +32,16 @@ from .shards import (
     whole_or_absent,
     write_json_whole,
 )
+from ..errors import ModelError, TableError
+from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
+from ..modeling_unimol2 import UniMol2Model
+from ..models.loading import LOAD_ERRORS, check_complete, lacking_weights
+from ..models.packaged import NANO_NAME, resolve_model
+from ..molecules import remove_hydrogens
+from ..packed_linear import LARGEST_PACKED_MODEL
+from ..pipeline_unimol2 import MoleculeEmbeddingPipeline
+from ..settings_unimol2 import POOLINGS
+from .output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
 
 EMBEDDINGS, CONFORMERS = "embeddings", "conformers"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -167,8 +167,7 @@ def _embed_missing_shards(embedder: "LibraryEmbedder", source: Path, console: Co
 
         featurized = embedder.featurize(missing(), settings.num_workers)
         for number, shard in groupby(featurized, lambda pair: pair[0].number // settings.rows_per_shard):
-            for _ in embedder.write_shard(number, shard):
-                progress.advance(task)
+            embedder.write_shard(number, shard, lambda: progress.advance(task))
 
 
 class LibraryEmbedder:
@@ -198,9 +197,12 @@ class LibraryEmbedder:
         return featurize_rows(self.pipeline.feature_extractor, rows, self.settings, num_workers)
 
     def write_shard(
-        self, number: int, pairs: Iterable[tuple[MoleculeRow, FeaturizedMolecule]]
-    ) -> Iterator[MoleculeRow]:
-        """Embed the rows of a shard and write it; yields each row when it is through."""
+        self,
+        number: int,
+        pairs: Iterable[tuple[MoleculeRow, FeaturizedMolecule]],
+        after_row: Callable[[], object] = lambda: None,
+    ) -> int:
+        """Embed the rows of a shard and write it; returns their number, and calls back after each."""
         width = self.pipeline.model.config.hidden_size
         schema = embedding_schema(width, self.settings.per_atom, self.settings.half)
         with ExitStack() as stack:
@@ -218,25 +220,19 @@ class LibraryEmbedder:
                 embeddings.write(record)
                 if conformers is not None:
                     conformers.write(conformer_record(row, molecule))
-                yield row
+                after_row()
             embeddings.counts = asdict(summary)
+            return summary.rows
 
     def _embed(
         self, pairs: Iterable[tuple[MoleculeRow, FeaturizedMolecule]]
     ) -> Iterator[tuple[MoleculeRow, FeaturizedMolecule, dict[str, Any]]]:
-        waiting: deque[tuple[MoleculeRow, FeaturizedMolecule]] = deque()
-
-        def molecules() -> Iterator[FeaturizedMolecule]:
-            for pair in pairs:
-                waiting.append(pair)
-                yield pair[1]
-
         settings = self.settings
-        results = self.pipeline.run_featurized(
-            molecules(), settings.batch_size, pooling=settings.pooling, per_atom=settings.per_atom
+        with_rows = ((pair, pair[1]) for pair in pairs)
+        results = self.pipeline.run_pairs(
+            with_rows, settings.batch_size, pooling=settings.pooling, per_atom=settings.per_atom
         )
-        for result in results:
-            row, molecule = waiting.popleft()
+        for (row, molecule), result in results:
             yield row, molecule, result
 
     def _embedding_record(
@@ -264,18 +260,13 @@ def featurize_rows(
     extractor: UniMol2FeatureExtractor, rows: Iterable[MoleculeRow], settings: EmbedSettings, num_workers: int
 ) -> Iterator[tuple[MoleculeRow, FeaturizedMolecule]]:
     """Rows with their features, in order; coordinates that came with their provenance keep it."""
-    waiting: deque[MoleculeRow] = deque()
-
-    def molecules() -> Iterator[Any]:
-        for row in rows:
-            waiting.append(row)
-            yield _without_conformers(row.molecule) if settings.ignore_conformers else row.molecule
-
-    featurized = extractor.featurize(
-        molecules(), num_workers=num_workers, read_ahead=_READ_AHEAD, **settings.featurizer
+    molecules = (
+        (row, _without_conformers(row.molecule) if settings.ignore_conformers else row.molecule) for row in rows
     )
-    for molecule in featurized:
-        row = waiting.popleft()
+    featurized = extractor.featurize_pairs(
+        molecules, num_workers=num_workers, read_ahead=_READ_AHEAD, **settings.featurizer
+    )
+    for row, molecule in featurized:
         known = () if settings.ignore_conformers else row.provenance
         conformers = tuple(
             replace(conformer, provenance=provenance)

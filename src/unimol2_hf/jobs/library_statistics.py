@@ -1,4 +1,4 @@
-"""Murcko scaffolds: of a molecule, and how often each occurs in a library (arXiv 2406.14969, table 1 and figure 1)."""
+"""What a library of conformers holds: scaffolds, sizes, failures (arXiv 2406.14969, table 1 and figure 1)."""
 
 import json
 from collections import Counter
@@ -8,22 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from rdkit import Chem
-from rdkit.Chem.Scaffolds import MurckoScaffold
 from rich.console import Console
 from rich.table import Table
 
+from ..data.conformer_library import conformer_shards_of
+from ..data.molecule_files import files_of
 from ..errors import TableError
-from .molecule_files import files_of
 
 ACYCLIC = "(acyclic)"
 STATISTICS_FILE, STATISTICS_FIGURE = "scaffolds.json", "scaffolds.png"
 TOP = 40
-
-
-def murcko_scaffold(molecule: Chem.Mol) -> str:
-    """Bemis-Murcko scaffold as SMILES; "" for a molecule without rings."""
-    return str(MurckoScaffold.MurckoScaffoldSmiles(mol=molecule))
 
 
 @dataclass(frozen=True)
@@ -108,11 +102,6 @@ def library_statistics(folder: Path, name: str | None = None) -> LibraryStatisti
         dict(scaffolds.most_common()),
         dict(sorted(heavy_atoms.items())),
     )
-
-
-def conformer_shards_of(source: Path) -> Path:
-    """The folder of the shards, given it or the job's folder around it."""
-    return source / "conformers" if (source / "conformers").is_dir() else source
 
 
 def write_statistics(libraries: Sequence[LibraryStatistics], output_dir: Path, console: Console) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 NANO_NAME = "unimol2-nano"
 
 # A folder as `from_pretrained` takes it; its README.md is the model's card.
-NANO = str(Path(__file__).parent / "nano")
+NANO = str(Path(__file__).parents[1] / "nano")
 
 
 def resolve_model(name: str) -> str:

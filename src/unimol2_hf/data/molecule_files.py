@@ -18,8 +18,7 @@ from rdkit import Chem, rdBase
 
 from ..conformers import ConformerProvenance
 from ..errors import CoordinatesError, MoleculeError, SanitizationError, TableError
-from ..feature_extraction_unimol2 import Molecule
-from ..molecule_features import is_three_dimensional
+from ..molecules import Molecule, is_three_dimensional
 from .number_columns import Kept, number_in_text, numbers_of, width_in_parquet
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

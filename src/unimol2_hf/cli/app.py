@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .errors import UniMol2Error
-from .memory import keep_freed_memory
-from .pretrained import NANO_NAME
+from ..errors import UniMol2Error
+from ..jobs.memory import keep_freed_memory
+from ..models.packaged import NANO_NAME
 from .threads import let_waiting_threads_sleep
 
 Result = TypeVar("Result")
@@ -76,8 +76,8 @@ def finetune(
     num_workers: Workers = 2,
 ) -> None:
     """Fine-tune on a table and report MAE, RMSE and R2 on a held-out part beside the predict-the-mean baseline."""
-    from .finetuning.finetune import FinetuneSettings
-    from .finetuning.finetune import finetune as run
+    from ..finetuning.finetune import finetune as run
+    from ..finetuning.settings import FinetuneSettings
 
     console = Console()
     settings = partial(
@@ -115,7 +115,7 @@ def predict(
     num_workers: Workers = 2,
 ) -> None:
     """Predict properties for every row of a table; a row that fails keeps its reason."""
-    from .finetuning.predict import predict as run
+    from ..jobs.predict import predict as run
 
     console = Console()
     _or_exit(console, lambda: run(model, data, output, smiles_column, batch_size, num_workers, console))
@@ -154,9 +154,9 @@ def embed(
     ray_gpus: Annotated[float, typer.Option(help="GPUs of each copy", min=0.0)] = 0.0,
 ) -> None:
     """Embed every row of a library into Parquet shards; a row that fails keeps its reason."""
-    from .library.embed import EmbedSettings
-    from .library.embed import embed as run
-    from .library.ray_job import RaySettings, embed_with_ray
+    from ..jobs.embed import EmbedSettings
+    from ..jobs.embed import embed as run
+    from ..jobs.on_ray import RaySettings, embed_with_ray
 
     console = Console()
     featurizer = {
@@ -210,7 +210,7 @@ def build(
     num_workers: Annotated[int | None, typer.Option(help="processes; default all cores", min=0)] = None,
 ) -> None:
     """Make conformers of every molecule, once each; a row that fails or comes again keeps its reason."""
-    from .library.build_conformers import BuildSettings, build_conformers
+    from ..jobs.build_conformers import BuildSettings, build_conformers
 
     console = Console()
     settings = partial(
@@ -235,7 +235,7 @@ def stats(
     output_dir: Annotated[Path, typer.Option(help="folder for scaffolds.json and scaffolds.png")] = Path("."),
 ) -> None:
     """Count molecules, conformers and Murcko scaffolds, and draw the 40 most frequent scaffolds side by side."""
-    from .library.scaffolds import library_statistics, write_statistics
+    from ..jobs.library_statistics import library_statistics, write_statistics
 
     console = Console()
     _or_exit(console, lambda: write_statistics([library_statistics(each) for each in libraries], output_dir, console))
@@ -246,12 +246,8 @@ def pretrain(
     config: Annotated[Path, typer.Argument(help="YAML file, see `PretrainSettings`")],
 ) -> None:
     """Pretrain on a library of conformers; run under torchrun or accelerate for several processes."""
-    from .pretraining.pretrain import pretrain as run
-    from .pretraining.settings import read_settings
+    from ..pretraining.pretrain import pretrain as run
+    from ..pretraining.settings import read_settings
 
     console = Console()
     _or_exit(console, lambda: run(read_settings(config), console))
-
-
-if __name__ == "__main__":
-    app()

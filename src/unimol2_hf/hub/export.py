@@ -1,4 +1,4 @@
-"""Registration with Transformers' Auto classes and pipelines, and export of a model together with its code."""
+"""Export of a model together with the code that defines it, ready for the Hub."""
 
 import json
 import shutil
@@ -6,54 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForPreTraining,
-    AutoModelForSequenceClassification,
     PreTrainedModel,
 )
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.pipelines import PIPELINE_REGISTRY
 
-from . import configuration_unimol2, feature_extraction_unimol2, modeling_unimol2, pipeline_unimol2
-
-EMBEDDING_TASK = "molecule-embedding"
-PROPERTY_TASK = "molecule-property-prediction"
-
-AUTO_MAP = {
-    "AutoConfig": "configuration_unimol2.UniMol2Config",
-    "AutoFeatureExtractor": "feature_extraction_unimol2.UniMol2FeatureExtractor",
-    "AutoModel": "modeling_unimol2.UniMol2Model",
-    "AutoModelForPreTraining": "modeling_unimol2.UniMol2ForPreTraining",
-    "AutoModelForSequenceClassification": "modeling_unimol2.UniMol2ForPropertyRegression",
-}
-CUSTOM_PIPELINES = {
-    EMBEDDING_TASK: {"impl": "pipeline_unimol2.MoleculeEmbeddingPipeline", "pt": ["AutoModel"]},
-    PROPERTY_TASK: {
-        "impl": "pipeline_unimol2.MoleculePropertyPipeline",
-        "pt": ["AutoModelForSequenceClassification"],
-    },
-}
-
-
-def register() -> None:
-    """Make the Auto classes and `pipeline` know Uni-Mol2; safe to call twice."""
-    config_class = configuration_unimol2.UniMol2Config
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    AutoFeatureExtractor.register(config_class, feature_extraction_unimol2.UniMol2FeatureExtractor, exist_ok=True)
-    for auto_class, model_class in (
-        (AutoModel, modeling_unimol2.UniMol2Model),
-        (AutoModelForPreTraining, modeling_unimol2.UniMol2ForPreTraining),
-        (AutoModelForSequenceClassification, modeling_unimol2.UniMol2ForPropertyRegression),
-    ):
-        auto_class.register(config_class, model_class, exist_ok=True)
-    for task, pipeline_class, auto_class in (
-        (EMBEDDING_TASK, pipeline_unimol2.MoleculeEmbeddingPipeline, AutoModel),
-        (PROPERTY_TASK, pipeline_unimol2.MoleculePropertyPipeline, AutoModelForSequenceClassification),
-    ):
-        if task not in PIPELINE_REGISTRY.supported_tasks:
-            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=auto_class, type="multimodal")
+from .. import feature_extraction_unimol2
+from ..models.registration import AUTO_MAP, CUSTOM_PIPELINES
 
 
 def export_with_code(
@@ -94,7 +52,7 @@ def export_with_code(
 
 def _source_files() -> list[Path]:
     """The modules named in the maps above and, recursively, what they import from this package."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     named = [*AUTO_MAP.values(), *(str(entry["impl"]) for entry in CUSTOM_PIPELINES.values())]
     roots = {package / f"{name.split('.')[0]}.py" for name in named}
     imported = {Path(path) for root in roots for path in get_relative_import_files(root)}

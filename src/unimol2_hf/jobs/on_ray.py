@@ -20,21 +20,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..conformers import ConformerProvenance
+from ..data.molecule_files import MoleculeRow, read_molecules
+from ..data.shards import PROVENANCE, finished_shards, shard_path, whole_or_absent
 from ..errors import MoleculeError, UniMol2Error
-from ..feature_extraction_unimol2 import Molecule, UniMol2FeatureExtractor
-from ..memory import keep_freed_memory
-from ..pretrained import resolve_model
-from .embed import (
-    EmbedSettings,
-    EmbedSummary,
-    LibraryEmbedder,
-    featurize_rows,
-    finish,
-    start_or_continue_embedding,
-)
-from .job import locked_output
-from .molecule_files import MoleculeRow, read_molecules
-from .shards import PROVENANCE, finished_shards, shard_path, whole_or_absent
+from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
+from ..models.packaged import resolve_model
+from ..molecules import Molecule
+from .embed import EmbedSettings, EmbedSummary, LibraryEmbedder, featurize_rows, finish, start_or_continue_embedding
+from .memory import keep_freed_memory
+from .output_folder import locked_output
 
 STAGED = "staged"
 STAGED_SCHEMA = pa.schema(
@@ -175,7 +169,7 @@ class _EmbedShards:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         counts = []
         for number, pickled in zip(batch["shard"], batch["pairs"], strict=True):
-            counts.append(sum(1 for _ in self._embedder.write_shard(int(number), pickle.loads(pickled))))
+            counts.append(self._embedder.write_shard(int(number), pickle.loads(pickled)))
         return {"shard": batch["shard"], "rows": np.array(counts)}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UniMol2Error
-from .feature_extraction_unimol2 import UniMol2FeatureExtractor
+from ..errors import UniMol2Error
+from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 
 
 @dataclass

@@ -1,0 +1,5 @@
+"""`python -m unimol2_hf.cli`, as torchrun starts it."""
+
+from .app import app
+
+app()

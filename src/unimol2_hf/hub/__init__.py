@@ -1,0 +1,1 @@
+"""From and to the Hub: official checkpoints converted, models exported with their code."""

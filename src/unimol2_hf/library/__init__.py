@@ -1,1 +1,0 @@
-"""Whole libraries of molecules: files in, Parquet shards out, resumable at any moment."""

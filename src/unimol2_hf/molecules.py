@@ -1,0 +1,335 @@
+"""Molecules in: SMILES, RDKit molecules or plain arrays to a sanitised RDKit molecule of heavy atoms."""
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Number
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rdkit import Chem, rdBase
+
+from .errors import (
+    CoordinatesError,
+    EmptyMoleculeError,
+    MoleculeError,
+    MoleculeTypeError,
+    SanitizationError,
+    SmilesParseError,
+    UnsupportedAtomError,
+)
+
+Molecule = str | Chem.Mol | tuple[Any, ...] | Mapping[str, Any] | MoleculeError
+
+_ARRAY_KEYS = ("atomic_numbers", "coordinates", "bonds", "formal_charges")
+
+
+def is_single_molecule(molecules: object) -> bool:
+    """Whether an input is one molecule rather than many; a tuple is one if it starts with an array of numbers."""
+    if isinstance(molecules, tuple):
+        return len(molecules) > 0 and _holds_numbers(molecules[0])
+    if isinstance(molecules, str | bytes | Chem.Mol | Mapping):
+        return True
+    return not isinstance(molecules, Iterable) and not hasattr(molecules, "__getitem__")
+
+
+def _holds_numbers(values: object) -> bool:
+    if isinstance(values, np.ndarray):
+        return True
+    return isinstance(values, Sequence) and not isinstance(values, str) and all(isinstance(v, Number) for v in values)
+
+
+def describe(molecule: object) -> object:
+    """What to show of a molecule in an error message; never an object that cannot cross process borders."""
+    if isinstance(molecule, Chem.Mol):
+        try:
+            return str(Chem.MolToSmiles(molecule))
+        except (RuntimeError, ValueError):
+            return "an RDKit molecule"
+    return molecule if isinstance(molecule, str | int | float | type(None)) else type(molecule).__name__
+
+
+def molecule_of(molecule: Molecule) -> Chem.Mol:
+    """The RDKit molecule of an input with bonds, with the conformers that it brings.
+
+    Raises:
+        MoleculeError: it cannot be read, or has no bonds.
+    """
+    if isinstance(molecule, str):
+        return parse_smiles(molecule)
+    if isinstance(molecule, Chem.Mol):
+        return molecule
+    if isinstance(molecule, MoleculeError):
+        raise molecule
+    if isinstance(molecule, Mapping) and "smiles" in molecule:
+        return _with_coordinates(molecule)
+    raise MoleculeTypeError(
+        f"a molecule is a SMILES string, an RDKit molecule or (atomic numbers, coordinates[, bonds]), "
+        f"not {type(molecule).__name__}",
+        describe(molecule),
+    )
+
+
+def _with_coordinates(molecule: Mapping[str, Any]) -> Chem.Mol:
+    """The heavy atoms of a SMILES with the coordinates (n, 3) or (conformers, n, 3) that come with it."""
+    unknown = sorted(set(map(str, molecule)) - {"smiles", "coordinates"})
+    if unknown or "coordinates" not in molecule:
+        raise MoleculeTypeError(f"a SMILES with coordinates has smiles and coordinates, not {', '.join(molecule)}")
+    heavy = remove_hydrogens(parse_smiles(molecule["smiles"]))
+    heavy.RemoveAllConformers()
+    try:
+        positions = np.asarray(molecule["coordinates"], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise CoordinatesError(f"coordinates must be a plain number array: {error}") from error
+    count = heavy.GetNumAtoms()
+    if positions.ndim not in (2, 3) or positions.shape[-2:] != (count, 3) or not positions.size:
+        raise CoordinatesError(
+            f"{count} heavy atoms need coordinates of shape ({count}, 3) or (conformers, {count}, 3), in the order of "
+            f"the SMILES, not {positions.shape}"
+        )
+    for each in positions.reshape(-1, count, 3):
+        conformer = Chem.Conformer(count)
+        conformer.SetPositions(np.ascontiguousarray(each))
+        heavy.AddConformer(conformer, assignId=True)
+    return heavy
+
+
+def named_arrays(molecule: Mapping[str, Any] | tuple[Any, ...]) -> dict[str, Any]:
+    if isinstance(molecule, tuple):
+        molecule = dict(zip(_ARRAY_KEYS, molecule, strict=False)) if 2 <= len(molecule) <= 4 else {}
+    unknown = sorted(set(map(str, molecule)) - set(_ARRAY_KEYS))
+    if unknown or not {"atomic_numbers", "coordinates"} <= set(molecule):
+        raise MoleculeTypeError(
+            "a molecule given as arrays needs atomic_numbers and coordinates, and may have bonds and formal_charges"
+            + (f"; unknown: {', '.join(unknown)}" if unknown else "")
+        )
+    return dict(molecule)
+
+
+def checked_arrays(atomic_numbers: Any, coordinates: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    try:
+        numbers = np.asarray(atomic_numbers)
+        positions = np.asarray(coordinates, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise CoordinatesError(f"atomic numbers and coordinates must be plain number arrays: {error}") from error
+    if numbers.ndim != 1 or (not np.issubdtype(numbers.dtype, np.integer) and numbers.size):
+        raise MoleculeTypeError(
+            f"atomic numbers must be whole numbers of shape (n,), not {numbers.dtype} {numbers.shape}"
+        )
+    if positions.shape != (len(numbers), 3) and (numbers.size or positions.size):
+        raise CoordinatesError(
+            f"{len(numbers)} atoms need coordinates of shape ({len(numbers)}, 3), not {positions.shape}"
+        )
+    check_atoms(numbers.tolist())
+    return numbers.astype(np.int64), positions
+
+
+FloatArray = NDArray[np.float32]
+
+MAX_ATOMIC_NUMBER = 118
+
+_BOND_ORDERS = {
+    1.0: Chem.BondType.SINGLE,
+    1.5: Chem.BondType.AROMATIC,
+    2.0: Chem.BondType.DOUBLE,
+    3.0: Chem.BondType.TRIPLE,
+}
+
+
+def parse_smiles(smiles: str) -> Chem.Mol:
+    """Read a SMILES string into a sanitised RDKit molecule.
+
+    Raises:
+        MoleculeTypeError: `smiles` is not a string.
+        EmptyMoleculeError: it is empty or blank.
+        SmilesParseError: RDKit cannot read it.
+        SanitizationError: it reads, but a valence or an aromatic ring is impossible.
+    """
+    if not isinstance(smiles, str):
+        raise MoleculeTypeError(f"a SMILES string is needed, not {type(smiles).__name__}", smiles)
+    text = smiles.strip()
+    if not text:
+        raise EmptyMoleculeError("the SMILES is empty; give at least one heavy atom", smiles)
+    # RDKit would stop at the first blank and take the rest for a name: half a molecule, silently.
+    _, _, rest = text.replace("\t", " ").replace("\n", " ").partition(" ")
+    if rest and not rest.lstrip().startswith("|"):
+        raise SmilesParseError(f"text after the SMILES ({rest.strip()[:40]!r}); give the SMILES alone", smiles)
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(text)
+        if molecule is None:
+            raise _diagnose_smiles(text)
+    # Coordinates in a CXSMILES extension are a drawing, in no unit of length.
+    molecule.RemoveAllConformers()
+    return molecule
+
+
+def _diagnose_smiles(smiles: str) -> MoleculeError:
+    unsanitised = Chem.MolFromSmiles(smiles, sanitize=False)
+    if unsanitised is None:
+        reason = "RDKit cannot read it as SMILES; check brackets, ring closures and branches"
+        return SmilesParseError(reason, smiles)
+    problems = [problem.Message() for problem in Chem.DetectChemistryProblems(unsanitised)]
+    detail = "; ".join(problems) or "sanitisation failed"
+    return SanitizationError(f"chemically impossible: {detail}; check valences, charges and aromatic rings", smiles)
+
+
+def remove_hydrogens(molecule: Chem.Mol) -> Chem.Mol:
+    """The molecule's heavy atoms, see `heavy_atoms_of`, which raises the same errors."""
+    return heavy_atoms_of(molecule)[0]
+
+
+def heavy_atoms_of(molecule: Chem.Mol) -> tuple[Chem.Mol, list[Chem.Atom]]:
+    """The molecule's heavy atoms, in order and sanitised, conformers kept; as a molecule and as a list.
+
+    Every hydrogen goes, isotopes and ions too.
+
+    Raises:
+        MoleculeTypeError: it is a query.
+        SanitizationError: RDKit cannot sanitise what remains.
+        EmptyMoleculeError: nothing remains.
+        UnsupportedAtomError: a wildcard atom remains.
+    """
+    if molecule.HasQuery():
+        raise MoleculeTypeError("a query (SMARTS) is no molecule; read it with MolFromSmiles")
+    if molecule.NeedsUpdatePropertyCache():
+        molecule = Chem.Mol(molecule)
+        molecule.UpdatePropertyCache(strict=False)
+    with rdBase.BlockLogs():
+        try:
+            heavy = Chem.RemoveAllHs(molecule)
+        except Chem.MolSanitizeException as error:
+            raise SanitizationError(f"chemically impossible: {error}; correct valences or charges") from error
+    atoms = atoms_of(heavy)
+    check_atoms([atom.GetAtomicNum() for atom in atoms])
+    return heavy, atoms
+
+
+def atoms_of(molecule: Chem.Mol) -> list[Chem.Atom]:
+    """Atoms in order. By index: RDKit's Python iterators cost more than what they iterate over."""
+    return list(map(molecule.GetAtomWithIdx, range(molecule.GetNumAtoms())))
+
+
+def check_atoms(atomic_numbers: Sequence[int]) -> None:
+    """Raise `EmptyMoleculeError` without heavy atoms, `UnsupportedAtomError` for what is no element."""
+    if not set(atomic_numbers) - {1}:
+        raise EmptyMoleculeError("no heavy atom; Uni-Mol2 reads heavy atoms only and drops every hydrogen")
+    if min(atomic_numbers) >= 1 and max(atomic_numbers) <= MAX_ATOMIC_NUMBER:
+        return
+    for position, number in enumerate(atomic_numbers):
+        if not 1 <= number <= MAX_ATOMIC_NUMBER:
+            reason = (
+                f"atom {position} has atomic number {number}, which is no element (1..{MAX_ATOMIC_NUMBER}); "
+                "replace wildcard and attachment-point atoms"
+            )
+            raise UnsupportedAtomError(reason)
+
+
+def molecule_from_arrays(
+    atomic_numbers: NDArray[np.int64],
+    coordinates: NDArray[np.float64],
+    bonds: Sequence[Sequence[Any]],
+    formal_charges: Sequence[int] | None = None,
+) -> Chem.Mol:
+    """Build a sanitised RDKit molecule with one conformer from arrays.
+
+    Where the arrays hold hydrogens they are taken as complete; where they hold none, RDKit fills valences with implicit
+    hydrogens. Tetrahedral and double-bond stereo is read off 3D coordinates.
+
+    Args:
+        atomic_numbers: (n,).
+        coordinates: (n, 3), angstrom.
+        bonds: rows of (first atom, second atom, order) with order 1, 1.5 (aromatic), 2 or 3.
+        formal_charges: (n,), in elementary charges; zero where not given.
+
+    Raises:
+        MoleculeError: a bond names an atom or an order that does not exist.
+        SanitizationError: valences do not work out (a charge may be missing).
+    """
+    editable = Chem.RWMol()
+    hydrogens_given = bool((atomic_numbers == 1).any())
+    charges = checked_charges(formal_charges, len(atomic_numbers))
+    for number, charge in zip(atomic_numbers, charges, strict=True):
+        atom = Chem.Atom(int(number))
+        atom.SetFormalCharge(charge)
+        atom.SetNoImplicit(hydrogens_given)
+        editable.AddAtom(atom)
+    for bond in bonds:
+        _add_bond(editable, bond)
+    conformer = Chem.Conformer(len(atomic_numbers))
+    conformer.SetPositions(np.ascontiguousarray(coordinates, dtype=np.float64))
+    editable.AddConformer(conformer)
+    return _sanitise_with_stereo(editable.GetMol())
+
+
+def checked_charges(formal_charges: Sequence[int] | None, count: int) -> list[int]:
+    """Formal charges as whole numbers, zeros where none are given; raises `MoleculeError` for anything else."""
+    if formal_charges is None:
+        return [0] * count
+    if len(formal_charges) != count:
+        raise MoleculeError(f"{len(formal_charges)} formal charges for {count} atoms; give one per atom")
+    try:
+        return [_whole_number(charge) for charge in formal_charges]
+    except (TypeError, ValueError) as error:
+        raise MoleculeError(f"formal charges must be whole numbers: {error}") from error
+
+
+def _whole_number(value: Any) -> int:
+    """An integer, also one that NumPy holds as a float because a neighbour (a bond order of 1.5) is one."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)
+    return operator.index(value)
+
+
+def _add_bond(molecule: Chem.RWMol, bond: Sequence[Any]) -> None:
+    if len(bond) != 3:
+        raise MoleculeError(f"bond {tuple(bond)} needs (first atom, second atom, order)")
+    try:
+        first, second = _whole_number(bond[0]), _whole_number(bond[1])
+        order = _BOND_ORDERS[float(bond[2])]
+    except (TypeError, ValueError, KeyError) as error:
+        raise MoleculeError(
+            f"bond {tuple(bond)} needs two atom indices and an order of 1, 1.5 (aromatic), 2 or 3"
+        ) from error
+    count = molecule.GetNumAtoms()
+    if first == second or not (0 <= first < count and 0 <= second < count):
+        raise MoleculeError(f"bond {tuple(bond)} does not join two of the atoms 0..{count - 1}")
+    if molecule.GetBondBetweenAtoms(first, second) is not None:
+        raise MoleculeError(f"atoms {first} and {second} are bonded twice; list each bond once")
+    molecule.AddBond(first, second, order)
+    if order == Chem.BondType.AROMATIC:
+        for index in (first, second):
+            molecule.GetAtomWithIdx(index).SetIsAromatic(True)
+        molecule.GetBondBetweenAtoms(first, second).SetIsAromatic(True)
+
+
+def _sanitise_with_stereo(molecule: Chem.Mol) -> Chem.Mol:
+    with rdBase.BlockLogs():
+        try:
+            Chem.SanitizeMol(molecule)
+        except Chem.MolSanitizeException as error:
+            reason = f"chemically impossible: {error}; check bond orders, or give the atoms' formal charges"
+            raise SanitizationError(reason) from error
+        if is_three_dimensional(molecule.GetConformer().GetPositions()):
+            Chem.AssignStereochemistryFrom3D(molecule)
+    return molecule
+
+
+def is_three_dimensional(coordinates: NDArray[np.floating[Any]]) -> bool:
+    """Whether any atom leaves the xy plane; a planar molecule drawn in that plane counts as 2D."""
+    return bool(np.abs(coordinates[:, 2] - coordinates[0, 2]).max() > 1e-6)
+
+
+def center_coordinates(coordinates: NDArray[np.floating[Any]]) -> FloatArray:
+    """Coordinates (n, 3) in angstrom as float32 with their mean at the origin.
+
+    Raises:
+        CoordinatesError: a value is not finite, or several atoms all lie in one point.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        center = np.add.reduce(coordinates) / len(coordinates)  # half the price of mean()
+        centred: FloatArray = (coordinates - center).astype(np.float32)
+    if not np.isfinite(centred).all():
+        raise CoordinatesError("coordinates hold NaN, infinite or huge values; give finite positions in angstrom")
+    if len(centred) > 1 and (coordinates == coordinates[0]).all():
+        raise CoordinatesError("all atoms lie in one point; the conformer was never computed")
+    return centred
