@@ -7,14 +7,14 @@ DEMO := demo_output
 
 # As the command line tells them, unless you have said how: waiting threads must leave the cores to a busy neighbour.
 ifeq ($(OMP_WAIT_POLICY)$(GOMP_SPINCOUNT)$(KMP_BLOCKTIME),)
-demo test test-avx2: export GOMP_SPINCOUNT := 1000
+demo test test-all test-avx2: export GOMP_SPINCOUNT := 1000
 endif
 
 # One thread for each of two workers: torch's own threads would fight over the cores.
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-avx2 check format bench bench-speed clean \
+.PHONY: demo test test-all test-avx2 check format bench bench-speed clean \
 	nano-continue nano-status nano-hand-over nano-gpu-input nano-gpu
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -31,6 +31,10 @@ demo: $(INSTALLED)
 	@echo "see $(DEMO)/model/parity.png and $(DEMO)/predictions.csv"
 
 test: $(INSTALLED)
+	$(PYTEST) -m "not slow"
+
+# Also the tests that kill jobs, load the machine or take minutes: before an issue is closed.
+test-all: $(INSTALLED)
 	$(PYTEST)
 
 # The tests that compare computed numbers, by the kernels that processors without AVX-512 run.

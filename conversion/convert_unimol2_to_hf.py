@@ -7,9 +7,9 @@ CHECKPOINT is a file (`checkpoint.pt` of the reference's trainer, or `model_*.pt
 `owner/repo` with `--filename`, or `owner/repo/path/to/checkpoint.pt`.
 """
 
-import typer
+import cyclopts
 
 from unimol2_hf.hub.convert import main
 
 if __name__ == "__main__":
-    typer.run(main)
+    cyclopts.run(main)

@@ -24,12 +24,13 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
 )
 from unimol2_hf.hub.convert import ReferenceCheckpoint, convert_checkpoint, load_reference_checkpoint
-from unimol2_hf.jobs.build_conformers import BuildSettings, build_conformers
+from unimol2_hf.jobs.build_conformers import build_conformers
+from unimol2_hf.jobs.settings import BuildSettings
 
 GOLDEN = Path(__file__).parent / "golden"
 
 # Mixed in size, charge, ring systems, fragments and stereo; what invariance is tested on.
-MIXED_SMILES = (GOLDEN.parent / "data" / "mixed_64.smi").read_text().split()
+MIXED_SMILES = (GOLDEN.parent / "files" / "mixed_64.smi").read_text().split()
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unimol2_hf.jobs.embed import EmbedSettings, embed
+from unimol2_hf.jobs.embed import embed
+from unimol2_hf.jobs.settings import EmbedSettings
 
 
 def run(source: str, output_dir: str, model: str, keep_conformers: bool = True) -> None:

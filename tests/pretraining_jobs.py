@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from unimol2_hf.jobs.build_conformers import BuildSettings, build_conformers
+from unimol2_hf.jobs.build_conformers import build_conformers
+from unimol2_hf.jobs.settings import BuildSettings
 from unimol2_hf.pretraining.pretrain import pretrain
 from unimol2_hf.pretraining.settings import PretrainSettings
 

@@ -1,14 +1,15 @@
 """UniMol2Config: strict, named scales, exact round trips."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from unimol2_hf import UniMol2Config
-from unimol2_hf.configuration_unimol2 import SCALES
+from unimol2_hf import UniMol2Config, UniMol2ForPropertyPrediction
+from unimol2_hf.settings_unimol2 import SCALES
 
 PUBLISHED = {
     "42m": (6, 768),
@@ -65,9 +66,10 @@ def test_every_field_survives_saving(tmp_path: Path) -> None:
         num_gaussians=16,
         gaussian_max_angstrom=12,
         length_normalizer="padded",
-        id2label={0: "logS", 1: "logD"},
-        label_mean=[1.5, -2.0],
-        label_std=[0.5, 3],
+        targets=[
+            {"name": "logS", "kind": "regression", "mean": 1.5, "std": 0.5},
+            {"name": "logD", "kind": "regression", "mean": -2.0, "std": 3},
+        ],
         loss_function="l1",
         head_type="linear",
     )
@@ -89,9 +91,9 @@ def test_every_field_survives_saving(tmp_path: Path) -> None:
         ({"length_normalizer": "batch"}, "padded.*batch"),
         ({"loss_function": "huber"}, "huber"),
         ({"mask_token_id": 128}, r"mask_token_id \(128\).*vocab_size \(128\)"),
-        ({"label_mean": [1.0, 2.0]}, "label_mean has 2 values for 1 targets"),
-        ({"label_std": [0.0]}, "label_std must be positive"),
-        ({"label_std": [float("nan")]}, "label_std must be finite"),
+        ({"label_mean": [1.0, 2.0]}, "targets have 2 outputs .*id2label 1"),
+        ({"label_std": [0.0]}, "std of target 'LABEL_0' must be positive"),
+        ({"label_std": [float("nan")]}, "std of target 'LABEL_0' must be finite"),
         ({"id2label": {0: "a", 1: "a"}}, "each differently"),
         ({"vocab_size": 20, "mask_token_id": 19}, r"vocab_size \(20\) must exceed the largest element"),
         ({"pad_token_id": 6}, "pad_token_id must be 0, not 6"),
@@ -114,3 +116,74 @@ def test_unknown_scale_is_named(scale: Any) -> None:
     with pytest.raises(ValueError, match=f"unknown scale {scale!r}.*84m") as error:
         UniMol2Config.from_scale(scale)
     assert all(name in str(error.value) for name in SCALES)
+
+
+class TestTargets:
+    REGRESSION: ClassVar[dict[str, Any]] = {"name": "logS", "kind": "regression", "mean": -2.0, "std": 1.5}
+    BINARY: ClassVar[dict[str, Any]] = {"name": "toxic", "kind": "binary"}
+    CLASSES: ClassVar[dict[str, Any]] = {"name": "phase", "kind": "multiclass", "classes": ["gas", "liquid", "solid"]}
+
+    @pytest.mark.parametrize(
+        ("targets", "outputs", "problem_type"),
+        [
+            ([REGRESSION], ["logS"], "regression"),
+            ([BINARY], ["toxic"], "multi_label_classification"),
+            ([BINARY, {"name": "active", "kind": "binary"}], ["toxic", "active"], "multi_label_classification"),
+            ([CLASSES], ["gas", "liquid", "solid"], "single_label_classification"),
+            ([REGRESSION, BINARY], ["logS", "toxic"], None),
+            ([REGRESSION, CLASSES], ["logS", "phase: gas", "phase: liquid", "phase: solid"], None),
+            ([BINARY, CLASSES], ["toxic", "phase: gas", "phase: liquid", "phase: solid"], None),
+        ],
+    )
+    def test_outputs_and_problem_type_follow(
+        self, targets: list[dict[str, Any]], outputs: list[str], problem_type: str | None, tmp_path: Path
+    ) -> None:
+        made, changed = UniMol2Config(targets=targets), UniMol2Config(num_labels=9)
+        changed.set_targets(targets)
+        made.save_pretrained(tmp_path)
+        for config in (made, changed, UniMol2Config.from_pretrained(tmp_path)):
+            assert config.output_names == outputs
+            assert config.target_names == [target["name"] for target in targets]
+            assert (config.num_labels, config.problem_type) == (len(outputs), problem_type)
+            config.validate()
+
+    @pytest.mark.parametrize(
+        ("fields", "kinds"),
+        [
+            ({"num_labels": 2}, ["regression", "regression"]),
+            ({"num_labels": 3, "problem_type": "single_label_classification"}, ["multiclass"]),
+            ({"num_labels": 3, "problem_type": "multi_label_classification"}, ["binary"] * 3),
+        ],
+    )
+    def test_without_targets_the_problem_type_says_it(self, fields: dict[str, Any], kinds: list[str]) -> None:
+        assert [target["kind"] for target in UniMol2Config(**fields).task] == kinds
+
+    @pytest.mark.parametrize("targets", [[BINARY], [CLASSES], [REGRESSION, BINARY]])
+    def test_classes_are_refused_by_name(self, small_config: UniMol2Config, targets: list[dict[str, Any]]) -> None:
+        small_config.set_targets(targets)
+        with pytest.raises(ValueError, match=f"classification is not supported yet: {targets[-1]['name']}"):
+            UniMol2ForPropertyPrediction(small_config)
+
+    @pytest.mark.parametrize(
+        ("targets", "message"),
+        [
+            ([], "at least one entry"),
+            ([REGRESSION, REGRESSION], "a name of its own"),
+            ([{"kind": "binary"}], "a name of its own"),
+            ([{"name": "y", "kind": "ordinal"}], "'y' is of kind 'ordinal'; use one of regression, binary, multiclass"),
+            ([{"name": "y", "kind": "multiclass", "classes": ["a"]}], "at least two classes"),
+            ([{"name": "y", "kind": "regression", "std": 0.0}], "std of target 'y' must be positive"),
+            ([{"name": "y", "kind": "regression", "median": 0.0}], "unknown median"),
+        ],
+    )
+    def test_targets_that_are_not_complete(self, targets: list[dict[str, Any]], message: str) -> None:
+        with pytest.raises((StrictDataclassError, ValueError), match=f"(?s){message}"):
+            UniMol2Config(targets=targets)
+
+    def test_a_newer_folder_is_refused(self, small_config: UniMol2Config, tmp_path: Path) -> None:
+        small_config.save_pretrained(tmp_path)
+        content = json.loads((tmp_path / "config.json").read_text())
+        assert content["format_version"] == 2
+        (tmp_path / "config.json").write_text(json.dumps(content | {"format_version": 3}))
+        with pytest.raises(StrictDataclassError, match=r"(?s)newer unimol2-hf; upgrade it"):
+            UniMol2Config.from_pretrained(tmp_path)

@@ -1,7 +1,8 @@
-"""The rules of the source tree: ranks of the rooms, what the root may import, no circles."""
+"""The rules of the source tree: ranks of the rooms, what the root may import, no circles, nothing written twice."""
 
 import ast
 import sys
+from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ ROOMS = ("models", "data", "targets", "training", "pretraining", "finetuning", "
 OF_THE_PACKAGE = {"__init__", "__main__"}
 # What whoever loads a model from the Hub with its code must have installed.
 ROOT_MAY_IMPORT = {"numpy", "torch", "rdkit", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+LINES_IN_A_ROW = 6
 
 SOURCES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
@@ -58,3 +60,30 @@ def test_the_root_needs_little(module: str) -> None:
     own, others = imports_of(module)
     assert others <= ROOT_MAY_IMPORT
     assert all("." not in other for other in own)
+
+
+def test_settings_import_settings_only() -> None:
+    for module in SOURCES:
+        if module.rpartition(".")[2] in ("settings", "settings_unimol2"):
+            own, others = imports_of(module)
+            assert own <= {"errors", *(each for each in SOURCES if "settings" in each)}
+            assert others <= set(sys.stdlib_module_names)
+
+
+def test_nothing_is_written_twice() -> None:
+    """No six lines in a row, blank ones and imports aside, stand in two places."""
+    places: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for module, path in SOURCES.items():
+        text = path.read_text()
+        imported = {
+            line
+            for node in ast.parse(text).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        }
+        lines = [line.strip() for n, line in enumerate(text.splitlines(), start=1) if n not in imported]
+        lines = [line for line in lines if line]
+        for start in range(len(lines) - LINES_IN_A_ROW + 1):
+            places[tuple(lines[start : start + LINES_IN_A_ROW])].append(module)
+    twice = {"\n".join(block): found for block, found in places.items() if len(found) > 1}
+    assert not twice

@@ -22,9 +22,10 @@ from transformers import (
 
 from unimol2_hf import UniMol2ForPreTraining, UniMol2ForPropertyRegression, UniMol2Model
 from unimol2_hf.conformers import conformer_versions
-from unimol2_hf.jobs.build_conformers import BuildSettings, build_conformers
-from unimol2_hf.jobs.embed import EmbedSettings, embed
+from unimol2_hf.jobs.build_conformers import build_conformers
+from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.predict import predict
+from unimol2_hf.jobs.settings import BuildSettings, EmbedSettings, PredictSettings
 from unimol2_hf.pretraining.pretrain import make_data, make_model, target_scale_of
 from unimol2_hf.pretraining.settings import PretrainSettings
 from unimol2_hf.pretraining.stream import Share
@@ -87,7 +88,13 @@ class TestModels:
 
 class TestFinetuned:
     def test_predictions(self, saved: Path, tmp_path: Path) -> None:
-        predict(str(saved / "finetuned"), saved / "table.csv", tmp_path / "out.csv", "smiles", 4, 0, QUIET)
+        predict(
+            str(saved / "finetuned"),
+            saved / "table.csv",
+            tmp_path / "out.csv",
+            PredictSettings(batch_size=4, num_workers=0),
+            QUIET,
+        )
         made, expected = pd.read_csv(tmp_path / "out.csv"), pd.read_csv(saved / "predictions.csv")
         assert set(expected.columns) <= set(made.columns)
         assert made["error"].notna().tolist() == expected["error"].notna().tolist()

@@ -18,11 +18,12 @@ from rdkit import Chem
 from report import write_report
 
 from unimol2_hf import UniMol2ForPreTraining
+from unimol2_hf.cli.options import read_settings
 from unimol2_hf.data.conformer_library import ConformerLibrary
 from unimol2_hf.pretraining.collator import DRAW, DataCollatorForUniMol2Pretraining
 from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 from unimol2_hf.pretraining.pretrain import VALIDATION_SEED, make_data
-from unimol2_hf.pretraining.settings import read_settings
+from unimol2_hf.pretraining.settings import PretrainSettings
 from unimol2_hf.pretraining.stream import Share
 from unimol2_hf.pretraining.trainer import held_out_rows
 
@@ -52,7 +53,7 @@ def main(
     molecules: Annotated[int, typer.Option(help="from which the table of bonds is made")] = 20_000,
 ) -> None:
     """Write pretraining_errors.json and .md beside this file."""
-    settings = read_settings(config)
+    settings = read_settings(PretrainSettings, config)
     model = UniMol2ForPreTraining.from_pretrained(Path(settings.output_dir) / "model").eval()
     index, plan, _, batches = make_data(settings, Share())
     found = validation_metrics(validation_sums(model, batches))

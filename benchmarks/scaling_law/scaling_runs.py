@@ -6,13 +6,12 @@
     done
     python benchmarks/scaling_law/scaling_runs.py fit
 
-The largest is unimol2-nano (`unimol2-hf pretrain recipes/nano/first_edition/nano.yaml`). The others are runs of that
-file, with other sizes, fewer steps and a rate that stays: same samples in the same order, same seed, batch, warm-up,
-learning rate and validation noise. So all curves are of one constant learning rate; nano's steps in its decay are left
-out. Runs lie in runs/scaling/SIZE and go on where they were; `fit` reads their logs alone. S is counted in steps of
-`samples_per_step` samples, M without the lookup tables: at these sizes they are a third of the parameters, and most
-of their rows are never read.
-"""
+The largest is unimol2-nano (`unimol2-hf pretrain --config recipes/nano/first_edition/nano.yaml`). The others are runs
+of that file, with other sizes, fewer steps and a rate that stays: same samples in the same order, same seed, batch,
+warm-up, learning rate and validation noise. So all curves are of one constant learning rate; nano's steps in its
+decay are left out. Runs lie in runs/scaling/SIZE and go on where they were; `fit` reads their logs alone. S is
+counted in steps of `samples_per_step` samples, M without the lookup tables: at these sizes they are a third of the
+parameters, and most of their rows are never read."""
 
 import json
 import sys
@@ -45,10 +44,11 @@ def train(
     steps: Annotated[int, typer.Option()] = 700,
 ) -> None:
     """Pretrain one size."""
+    from unimol2_hf.cli.options import read_settings  # noqa: PLC0415
     from unimol2_hf.pretraining.pretrain import pretrain  # noqa: PLC0415 - `fit` needs no torch
-    from unimol2_hf.pretraining.settings import read_settings  # noqa: PLC0415
+    from unimol2_hf.pretraining.settings import PretrainSettings  # noqa: PLC0415
 
-    of_nano = read_settings(RUN_OF_NANO)
+    of_nano = read_settings(PretrainSettings, RUN_OF_NANO)
     layers, width, pair_width, inner = SIZES[size]
     fields = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": width // 16}
     fields |= {"pair_hidden_size": pair_width, "pair_inner_size": inner}

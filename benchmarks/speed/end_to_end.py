@@ -31,7 +31,8 @@ from rich.console import Console
 
 from unimol2_hf import ConformerSettings, UniMol2Config, UniMol2FeatureExtractor, UniMol2Model
 from unimol2_hf.conformers import generate_conformers
-from unimol2_hf.jobs.embed import EmbedSettings, embed
+from unimol2_hf.jobs.embed import embed
+from unimol2_hf.jobs.settings import EmbedSettings
 
 SMALL = "micro"  # 0.46 million parameters
 KILL_ROWS_PER_SHARD = 100

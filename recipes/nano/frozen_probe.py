@@ -29,7 +29,9 @@ from splits import with_split
 from unimol2_hf import UniMol2FeatureExtractor, UniMol2Model
 from unimol2_hf.batching import map_in_batches, max_pairs_for
 from unimol2_hf.data.molecule_files import read_molecules
-from unimol2_hf.jobs.build_conformers import CONFORMERS, BuildSettings, build_conformers
+from unimol2_hf.data.shards import CONFORMERS
+from unimol2_hf.jobs.build_conformers import build_conformers
+from unimol2_hf.jobs.settings import BuildSettings
 from unimol2_hf.ops_unimol2 import mean_of_atoms
 
 TASKS = {

@@ -21,8 +21,8 @@ import typer
 from library import DRUG_LIKE, TEACHER, keys_of, labelled_molecules, vectors, without
 from rich.console import Console
 
-from unimol2_hf.data.descriptors import RDKIT
-from unimol2_hf.jobs.build_conformers import BuildSettings, build_conformers
+from unimol2_hf.jobs.build_conformers import build_conformers
+from unimol2_hf.jobs.settings import BuildSettings
 
 LARGEST_INPUT = 40 * 2**20
 PER_ANGSTROM, PER_UNIT = 100, 10
@@ -90,7 +90,7 @@ def unpack(
     settings = BuildSettings(
         num_conformers=1,
         keep_columns=(TEACHER,),
-        descriptors=RDKIT,
+        descriptors="rdkit",
         rows_per_shard=8192,
         num_workers=os.cpu_count() or 1,
     )

@@ -23,7 +23,8 @@ from qm9_conformers import read_geometries
 from rdkit import Chem, rdBase
 from rich.console import Console
 
-from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, BuildSettings, build_conformers
+from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, build_conformers
+from unimol2_hf.jobs.settings import BuildSettings
 
 TEACHER = "minimol"
 DRUG_LIKE = ("conformers_pretrain.parquet", "conformers_pretrain_2.parquet")

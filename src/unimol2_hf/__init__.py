@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module. Loaded on first use, so that workers and `--help` need not wait for torch.
 _EXPORTS = {
@@ -23,6 +23,11 @@ _EXPORTS = {
     "EmptyMoleculeError": "errors",
     "FeaturizedMolecule": "feature_extraction_unimol2",
     "ModelError": "errors",
+    "UnexpectedMoleculeError": "errors",
+    "DuplicateMoleculeError": "errors",
+    "SettingsError": "errors",
+    "OutputFolderError": "errors",
+    "LibraryError": "errors",
     "MoleculeError": "errors",
     "MoleculeTooLargeError": "errors",
     "MoleculeTypeError": "errors",
@@ -34,6 +39,8 @@ _EXPORTS = {
     "UniMol2Error": "errors",
     "UniMol2FeatureExtractor": "feature_extraction_unimol2",
     "UniMol2ForPreTraining": "modeling_unimol2",
+    "UniMol2ForPropertyClassification": "modeling_unimol2",
+    "UniMol2ForPropertyPrediction": "modeling_unimol2",
     "UniMol2ForPropertyRegression": "modeling_unimol2",
     "UniMol2Model": "modeling_unimol2",
     "UniMol2ModelOutput": "modeling_unimol2",
@@ -52,14 +59,19 @@ if TYPE_CHECKING:
     from .errors import CheckpointError as CheckpointError
     from .errors import ConformerError as ConformerError
     from .errors import CoordinatesError as CoordinatesError
+    from .errors import DuplicateMoleculeError as DuplicateMoleculeError
     from .errors import EmptyMoleculeError as EmptyMoleculeError
+    from .errors import LibraryError as LibraryError
     from .errors import ModelError as ModelError
     from .errors import MoleculeError as MoleculeError
     from .errors import MoleculeTooLargeError as MoleculeTooLargeError
     from .errors import MoleculeTypeError as MoleculeTypeError
+    from .errors import OutputFolderError as OutputFolderError
     from .errors import SanitizationError as SanitizationError
+    from .errors import SettingsError as SettingsError
     from .errors import SmilesParseError as SmilesParseError
     from .errors import TableError as TableError
+    from .errors import UnexpectedMoleculeError as UnexpectedMoleculeError
     from .errors import UniMol2Error as UniMol2Error
     from .errors import UnsupportedAtomError as UnsupportedAtomError
     from .feature_extraction_unimol2 import FeaturizedMolecule as FeaturizedMolecule
@@ -67,6 +79,8 @@ if TYPE_CHECKING:
     from .hub.export import export_with_code as export_with_code
     from .jobs.memory import keep_freed_memory as keep_freed_memory
     from .modeling_unimol2 import UniMol2ForPreTraining as UniMol2ForPreTraining
+    from .modeling_unimol2 import UniMol2ForPropertyClassification as UniMol2ForPropertyClassification
+    from .modeling_unimol2 import UniMol2ForPropertyPrediction as UniMol2ForPropertyPrediction
     from .modeling_unimol2 import UniMol2ForPropertyRegression as UniMol2ForPropertyRegression
     from .modeling_unimol2 import UniMol2Model as UniMol2Model
     from .modeling_unimol2 import UniMol2ModelOutput as UniMol2ModelOutput

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from .errors import UniMol2Error
+from .errors import SettingsError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,10 +36,10 @@ def plan_batches(lengths: Sequence[int], max_rows: int, max_pairs: int = DEFAULT
         Positions, each exactly once; equal lengths keep their order.
 
     Raises:
-        UniMol2Error: a limit below 1.
+        SettingsError: a limit below 1.
     """
     if max_rows < 1 or max_pairs < 1:
-        raise UniMol2Error(f"max_rows={max_rows} and max_pairs={max_pairs} must be at least 1")
+        raise SettingsError(f"max_rows={max_rows} and max_pairs={max_pairs} must be at least 1")
     batches: list[list[int]] = []
     for position in sorted(range(len(lengths)), key=lengths.__getitem__):
         # Sorted, so the newcomer is the longest of its batch.

@@ -7,20 +7,17 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-LARGEST_ATOMIC_NUMBER = 118
-HEAD_DIM = 16  # at every published scale
+from .settings_unimol2 import LARGEST_ATOMIC_NUMBER, MASK_TOKEN, SCALES
 
-# Sizes that differ between scales. Published: paper, table 2. nano and micro are this package's own.
-SCALES: dict[str, dict[str, int]] = {
-    "42m": {"num_hidden_layers": 6, "hidden_size": 768, "pair_hidden_size": 512, "pair_inner_size": 64},
-    "84m": {"num_hidden_layers": 12, "hidden_size": 768, "pair_hidden_size": 512, "pair_inner_size": 64},
-    "164m": {"num_hidden_layers": 24, "hidden_size": 768, "pair_hidden_size": 512, "pair_inner_size": 64},
-    "310m": {"num_hidden_layers": 32, "hidden_size": 1024, "pair_hidden_size": 512, "pair_inner_size": 64},
-    "570m": {"num_hidden_layers": 32, "hidden_size": 1536, "pair_hidden_size": 512, "pair_inner_size": 64},
-    "1.1b": {"num_hidden_layers": 64, "hidden_size": 1536, "pair_hidden_size": 512, "pair_inner_size": 64},
-    "nano": {"num_hidden_layers": 6, "hidden_size": 192, "pair_hidden_size": 64, "pair_inner_size": 16},
-    "micro": {"num_hidden_layers": 4, "hidden_size": 96, "pair_hidden_size": 48, "pair_inner_size": 16},
-}
+# Of a model folder: 1 had label_mean and label_std, 2 has targets.
+FORMAT_VERSION = 2
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+REGRESSION, BINARY, MULTICLASS = "regression", "binary", "multiclass"
+KINDS = (REGRESSION, BINARY, MULTICLASS)
+_PROBLEM_TYPES: dict[Any, ProblemType] = {REGRESSION: "regression", BINARY: "multi_label_classification"}
+
+HEAD_DIM = 16  # at every published scale
 
 
 @strict
@@ -48,15 +45,21 @@ class UniMol2Config(PreTrainedConfig):
         gaussian_max_angstrom: centre of the last one; the first is at 0.
         length_normalizer: "molecule" divides outer products and triangle sums by the molecule's own length n + 1 (the
             same answer in every batch); "padded" by the batch's padded length, as the reference does.
-        label_mean, label_std: mean and standard deviation of each target over the training labels, in the user's
-            units; the task head works on standardised labels. `None` means 0 and 1.
-        loss_function: loss of `UniMol2ForPropertyRegression` on standardised labels.
+        targets: what the task head predicts: a list of {"name", "kind", "classes", "mean", "std"}. `kind` is
+            "regression", "binary" or "multiclass"; `classes` names a multiclass target's classes; `mean` and `std` are
+            those of a regression target's training labels, in the user's units, since the head works on standardised
+            labels. `problem_type` and `id2label` follow from it. `None` where these two say what there is to say.
+        loss_function: loss of regression targets, on standardised labels.
         head_type: task head: "mlp" (dense, tanh, linear: the reference) or "linear" (unimol_tools).
-        head_pooling: what the task head reads, the "cls" (the reference) or the "mean" of the atoms.
+        classifier_pooling: what the task head reads, the "cls" (the reference) or the "mean" of the atoms.
+        format_version: of the folder; a newer one than this package's is refused.
         graph_targets: what `UniMol2ForPreTraining` predicts of the whole molecule besides the paper's task; `None` for
             nothing. A list of blocks {"name", "mean", "std"}, where `mean` and `std`, a number for each target of the
             block, standardise it.
         graph_head_size: inner width of the head for these.
+
+    Configs of version 0.1 are read: `label_mean`, `label_std` and `head_pooling` become `targets` and
+    `classifier_pooling`.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError (a `ValueError` or `TypeError` is its cause): a value of the wrong
@@ -85,26 +88,36 @@ class UniMol2Config(PreTrainedConfig):
     num_gaussians: int = 128
     gaussian_max_angstrom: float | int = 9.0
     pad_token_id: int = 0
-    mask_token_id: int = 127
+    mask_token_id: int = MASK_TOKEN
     length_normalizer: Literal["molecule", "padded"] = "molecule"
-    label_mean: list[float | int] | None = None
-    label_std: list[float | int] | None = None
+    targets: list[dict[str, Any]] | None = None
     loss_function: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
     head_type: Literal["mlp", "linear"] = "mlp"
-    head_pooling: Literal["cls", "mean"] = "cls"
+    classifier_pooling: Literal["cls", "mean"] = "cls"
     graph_targets: list[dict[str, Any]] | None = None
     graph_head_size: int = 512
-    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+    problem_type: ProblemType | None = None
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.intermediate_size is None:
             self.intermediate_size = self.hidden_size
+        label_mean, label_std = kwargs.pop("label_mean", None), kwargs.pop("label_std", None)
+        if (pooling := kwargs.pop("head_pooling", None)) is not None:
+            self.classifier_pooling = pooling
         # One target unless told otherwise; Transformers' own default is two.
         if self.id2label is None and kwargs.get("num_labels") is None:
-            kwargs["num_labels"] = 1
-        if self.problem_type is None:
+            if self.targets is None:
+                kwargs["num_labels"] = 1
+            else:
+                self._name_outputs()
+        if self.problem_type is None and self.targets is None:
             self.problem_type = "regression"
         super().__post_init__(**kwargs)
+        if label_mean is not None or label_std is not None:
+            self.targets = _regression_targets(self.output_names, label_mean, label_std)
+        if self.targets is not None:
+            self.problem_type = problem_type_of(self.targets)
 
     @classmethod
     def from_scale(cls, scale: str, **kwargs: Any) -> "UniMol2Config":
@@ -129,8 +142,40 @@ class UniMol2Config(PreTrainedConfig):
         """Width of an attention head."""
         return self.hidden_size // self.num_attention_heads
 
+    def set_targets(self, targets: list[dict[str, Any]]) -> None:
+        """Replace the task; `id2label` and `problem_type` follow.
+
+        Raises:
+            ValueError: a target is not complete, or a name comes twice.
+        """
+        _require_targets(targets)
+        self.targets = targets
+        self._name_outputs()
+        self.problem_type = problem_type_of(targets)
+
+    def _name_outputs(self) -> None:
+        names = output_names(self.targets or [])
+        self.id2label: dict[int, str] | None = dict(enumerate(names))
+        self.label2id: dict[str, int] | None = {name: index for index, name in enumerate(names)}
+
+    @property
+    def task(self) -> list[dict[str, Any]]:
+        """The targets, or what `problem_type` and `id2label` say where there are none."""
+        if self.targets is not None:
+            return self.targets
+        names = self.output_names
+        if self.problem_type == "single_label_classification":
+            return [{"name": "label", "kind": MULTICLASS, "classes": names}]
+        kind = BINARY if self.problem_type == "multi_label_classification" else REGRESSION
+        return [{"name": name, "kind": kind} for name in names]
+
     @property
     def target_names(self) -> list[str]:
+        """Names of the targets, in order."""
+        return [str(target["name"]) for target in self.task]
+
+    @property
+    def output_names(self) -> list[str]:
         """Names of the task head's outputs, in order."""
         id2label = self.id2label or {}
         return [str(id2label[index]) for index in sorted(id2label)]
@@ -162,7 +207,12 @@ class UniMol2Config(PreTrainedConfig):
             raise ValueError(f"pad_token_id must be 0, not {self.pad_token_id}: atom tokens are atomic numbers")
         if not 0 <= self.mask_token_id < self.vocab_size:
             raise ValueError(f"mask_token_id ({self.mask_token_id}) must be below vocab_size ({self.vocab_size})")
-        self._require_label_scale()
+        if self.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"format_version is {self.format_version}, this package reads up to {FORMAT_VERSION}: the folder was "
+                "written by a newer unimol2-hf; upgrade it"
+            )
+        self._require_outputs()
         self._require_graph_targets()
 
     def _require_positive(self) -> None:
@@ -191,21 +241,20 @@ class UniMol2Config(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
 
-    def _require_label_scale(self) -> None:
-        names = self.target_names
+    def _require_outputs(self) -> None:
+        if self.targets is not None:
+            _require_targets(self.targets)
+        names = self.output_names
         if not names or len(set(names)) < len(names):
             raise ValueError(f"id2label must name at least one target, each differently, not {names}")
-        for name in ("label_mean", "label_std"):
-            values = getattr(self, name)
-            if values is not None and len(values) != self.num_labels:
-                raise ValueError(
-                    f"{name} has {len(values)} values for {self.num_labels} targets; give one per target, "
-                    f"or {name}=None to start anew"
-                )
-            if values is not None and not all(math.isfinite(value) for value in values):
-                raise ValueError(f"{name} must be finite, not {values}")
-        if self.label_std is not None and min(self.label_std) <= 0:
-            raise ValueError(f"label_std must be positive, not {self.label_std}; a constant target cannot be learned")
+        if self.targets is None:
+            return
+        expected = output_names(self.targets)
+        if names != expected:
+            raise ValueError(
+                f"targets have {len(expected)} outputs ({', '.join(expected[:3])}), id2label {len(names)} "
+                f"({', '.join(names[:3])}); change both with set_targets, or start anew with targets=None"
+            )
 
     def _require_graph_targets(self) -> None:
         blocks = self.graph_targets or []
@@ -224,7 +273,60 @@ class UniMol2Config(PreTrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """What is written to `config.json`; always with the targets, since the default here is one, not two."""
         full = self.to_dict()
-        return {**super().to_diff_dict(), "id2label": full["id2label"], "label2id": full["label2id"]}
+        always = ("id2label", "label2id", "format_version")
+        return {**super().to_diff_dict(), **{name: full[name] for name in always}}
+
+
+def output_names(targets: list[dict[str, Any]]) -> list[str]:
+    """Of the task head: a target's name; of a multiclass one its classes, with its name in front among others."""
+    names: list[str] = []
+    for target in targets:
+        classes = [str(each) for each in target.get("classes") or ()] if target.get("kind") == MULTICLASS else []
+        name = str(target.get("name"))
+        names += [each if len(targets) == 1 else f"{name}: {each}" for each in classes] or [name]
+    return names
+
+
+def problem_type_of(targets: list[dict[str, Any]]) -> ProblemType | None:
+    """As Transformers names it; None where kinds are mixed, or several targets have classes."""
+    kinds = {target.get("kind") for target in targets}
+    if kinds == {MULTICLASS}:
+        return "single_label_classification" if len(targets) == 1 else None
+    return _PROBLEM_TYPES.get(next(iter(kinds))) if len(kinds) == 1 else None
+
+
+def _regression_targets(names: list[str], means: list[float] | None, stds: list[float] | None) -> list[dict[str, Any]]:
+    """Of a config of version 0.1; where the scale is another task's, the validation tells."""
+    count = len(means or stds or names)
+    named = [*names, *(f"LABEL_{index}" for index in range(len(names), count))][:count]
+    scale = zip(named, means or [0.0] * count, stds or [1.0] * count, strict=True)
+    return [{"name": name, "kind": REGRESSION, "mean": mean, "std": std} for name, mean, std in scale]
+
+
+def _require_targets(targets: list[dict[str, Any]]) -> None:
+    names = [target.get("name") for target in targets]
+    if not targets or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"targets must have at least one entry, each with a name of its own, not {names}")
+    for target in targets:
+        name, kind = target["name"], target.get("kind")
+        if kind not in KINDS:
+            raise ValueError(f"target {name!r} is of kind {kind!r}; use one of {', '.join(KINDS)}")
+        unknown = sorted(set(target) - {"name", "kind", "classes", "mean", "std"})
+        if unknown:
+            raise ValueError(f"target {name!r} has unknown {', '.join(unknown)}")
+        classes = target.get("classes")
+        if kind == MULTICLASS and (not isinstance(classes, list) or len({str(each) for each in classes}) < 2):
+            raise ValueError(f"target {name!r} needs at least two classes, each named differently, not {classes}")
+        _require_scale(name, target)
+
+
+def _require_scale(name: str, target: dict[str, Any]) -> None:
+    mean, std = target.get("mean"), target.get("std")
+    for key, value in (("mean", mean), ("std", std)):
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"{key} of target {name!r} must be finite, not {value}")
+    if std is not None and std <= 0:
+        raise ValueError(f"std of target {name!r} must be positive, not {std}; a constant target cannot be learned")
 
 
 __all__ = ["SCALES", "UniMol2Config"]

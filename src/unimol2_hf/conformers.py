@@ -24,7 +24,7 @@ from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 
 from .errors import ConformerError, MoleculeTooLargeError
 from .molecules import FloatArray, atoms_of, center_coordinates, is_three_dimensional
-from .settings_unimol2 import ConformerSettings
+from .settings_unimol2 import RETRY_SEED_STEP, ConformerSettings
 
 # Of the rungs, their order and bounds. 1 knew no ETDG and was bounded by a clock.
 LADDER_VERSION = 2
@@ -45,7 +45,6 @@ NO_START = "no starting coordinates"
 ATOMS_COINCIDE = "atoms of separate fragments coincide"
 COINCIDENCE_ANGSTROM = 0.1  # far below any bond
 FRAGMENTS_NOTE = "fragments were embedded apart; their distance is arbitrary"
-RETRY_SEED_STEP = 10_000  # far from the seeds of a molecule's other conformers
 
 # An attempt without starting coordinates costs next to nothing, and hundreds may precede a good one. Those that are
 # minimised and thrown away cost up to seconds: of 2,264 molecules that ETKDG embedded, none needed more than 6.

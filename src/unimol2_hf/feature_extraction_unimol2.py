@@ -1,7 +1,7 @@
 """Molecules to model input: SMILES, RDKit molecules or plain arrays to padded integer features and coordinates."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -12,15 +12,14 @@ from rdkit import Chem
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .conformers import (
-    RETRY_SEED_STEP,
     Conformer,
     conformer_versions,
     generate_conformers,
     given_conformers,
     given_coordinates,
 )
-from .errors import MoleculeError, MoleculeTooLargeError, UniMol2Error
-from .molecule_features import UNREACHABLE_PATH, dropped_graph_features, graph_features
+from .errors import MoleculeError, MoleculeTooLargeError, SettingsError, UnexpectedMoleculeError, UniMol2Error
+from .molecule_features import dropped_graph_features, graph_features
 from .molecules import (
     Molecule,
     checked_arrays,
@@ -32,7 +31,7 @@ from .molecules import (
     molecule_of,
     named_arrays,
 )
-from .settings_unimol2 import MAX_ATOMS_POLICIES, ConformerSettings, FeaturizerSettings
+from .settings_unimol2 import FEATURIZER_OPTIONS, FeaturizerSettings
 from .worker_pool import DEFAULT_READ_AHEAD, map_in_order
 
 Features = dict[str, NDArray[Any]]
@@ -49,9 +48,6 @@ MODEL_INPUT_NAMES = (
     "coordinates",
 )
 PAIRWISE_INPUT_NAMES = frozenset(("edge_features", "shortest_paths", "pair_types"))
-_CONFORMER_SETTINGS = ("num_conformers", "include_2d", "seed", "embed_timeout", "num_retries", "allow_2d_fallback")
-_OTHER_SETTINGS = ("max_atoms", "max_atoms_policy", "use_graph_features")
-_MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -118,48 +114,20 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
     of the `ladder` and of `rdkit`; a loaded extractor works, and reports, by those of its own process.
 
     Args:
-        max_atoms: most heavy atoms of a molecule; published models saw at most 256.
-        max_atoms_policy: "error" refuses a larger molecule; "crop" keeps the `max_atoms` atoms nearest, in bonds, to
-            the graph's centre (ties by atom index) and records it.
-        use_graph_features: false gives every molecule the dropped features (the paper's QM9 setting).
-        num_conformers: 3D conformers for each molecule without its own coordinates.
-        include_2d: add RDKit's 2D depiction as one more conformer.
-        seed: seed of a molecule's first conformer; the k-th uses `seed + k`.
-        embed_timeout: seconds after which RDKit is stopped; the last resort, which the provenance's note tells.
-        num_retries: further seeds before random starting coordinates.
-        allow_2d_fallback: use the 2D depiction, and record it, when no 3D conformer can be embedded.
+        **settings: fields of `FeaturizerSettings`, which see; kept as attributes.
 
     Raises:
-        UniMol2Error: a setting is out of range.
+        SettingsError: a setting is not known or out of range.
     """
 
     model_input_names: ClassVar[list[str]] = list(MODEL_INPUT_NAMES)
 
-    def __init__(
-        self,
-        max_atoms: int = 256,
-        max_atoms_policy: str = "error",
-        use_graph_features: bool = True,
-        num_conformers: int = 1,
-        include_2d: bool = False,
-        seed: int = 42,
-        embed_timeout: int = ConformerSettings.embed_timeout,
-        num_retries: int = 3,
-        allow_2d_fallback: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        self.max_atoms = max_atoms
-        self.max_atoms_policy = max_atoms_policy
-        self.use_graph_features = use_graph_features
-        self.num_conformers = num_conformers
-        self.include_2d = include_2d
-        self.seed = seed
-        self.embed_timeout = embed_timeout
-        self.num_retries = num_retries
-        self.allow_2d_fallback = allow_2d_fallback
-        _refuse_typos(kwargs)
+    def __init__(self, **settings: Any) -> None:
+        for each in fields(FeaturizerSettings):
+            setattr(self, each.name, settings.pop(each.name, each.default))
+        _refuse_typos(settings)
         # A saved folder tells the versions that it was made with; this process has its own.
-        super().__init__(**{name: value for name, value in kwargs.items() if name not in conformer_versions()})
+        super().__init__(**{name: value for name, value in settings.items() if name not in conformer_versions()})
         self.settings()
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,22 +138,13 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         """The extractor's settings with single ones replaced for one call.
 
         Raises:
-            UniMol2Error: an unknown setting or a value out of range.
+            SettingsError: an unknown setting or a value out of range.
         """
-        names = _CONFORMER_SETTINGS
-        conformers = ConformerSettings(**{name: getattr(self, name) for name in names})
-        settings = FeaturizerSettings(conformers, self.max_atoms, self.max_atoms_policy, self.use_graph_features)
-        for name, value in overrides.items():
-            if value is None:
-                continue
-            if name in names:
-                settings = replace(settings, conformers=replace(settings.conformers, **{name: value}))
-            elif name in _OTHER_SETTINGS:
-                settings = replace(settings, **{name: value})
-            else:
-                raise UniMol2Error(f"unknown setting {name!r}; UniMol2FeatureExtractor lists the known ones")
-        _check_settings(settings)
-        return settings
+        unknown = sorted(set(overrides) - set(FEATURIZER_OPTIONS))
+        if unknown:
+            raise SettingsError(f"unknown setting {unknown[0]!r}; known are {', '.join(FEATURIZER_OPTIONS)}")
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return FeaturizerSettings(**{**{name: getattr(self, name) for name in FEATURIZER_OPTIONS}, **given})
 
     def __call__(
         self,
@@ -298,40 +257,9 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
 def _refuse_typos(unknown: Mapping[str, Any]) -> None:
     """Transformers passes keys of its own, so only what looks like a misspelt setting is refused."""
     for name in unknown:
-        close = get_close_matches(name, [*_CONFORMER_SETTINGS, *_OTHER_SETTINGS], n=1, cutoff=0.8)
+        close = get_close_matches(name, FEATURIZER_OPTIONS, n=1, cutoff=0.8)
         if close:
-            raise UniMol2Error(f"unknown setting {name!r}; did you mean {close[0]!r}?")
-
-
-def _check_settings(settings: FeaturizerSettings) -> None:
-    conformers = settings.conformers
-    for name in ("num_conformers", "seed", "embed_timeout", "num_retries"):
-        _require_whole_number(name, getattr(conformers, name))
-    _require_whole_number("max_atoms", settings.max_atoms)
-    if settings.max_atoms_policy not in MAX_ATOMS_POLICIES:
-        raise UniMol2Error(f"max_atoms_policy is {settings.max_atoms_policy!r}; use one of {MAX_ATOMS_POLICIES}")
-    # A longer path would alias the code for "unreachable".
-    if not 1 <= settings.max_atoms <= UNREACHABLE_PATH:
-        raise UniMol2Error(f"max_atoms is {settings.max_atoms}; use 1 to {UNREACHABLE_PATH}")
-    if conformers.num_conformers < 0 or conformers.num_conformers + conformers.include_2d < 1:
-        raise UniMol2Error(
-            f"num_conformers={conformers.num_conformers} and include_2d={conformers.include_2d} leave no conformer; "
-            "ask for at least one"
-        )
-    # RDKit reads a negative seed as "random": the same molecule would get other coordinates every time.
-    last_seed = conformers.seed + conformers.num_conformers + RETRY_SEED_STEP * conformers.num_retries
-    if conformers.seed < 0 or last_seed > _MAX_SEED:
-        raise UniMol2Error(f"seed is {conformers.seed}; use 0 to {_MAX_SEED - (last_seed - conformers.seed)}")
-    if conformers.embed_timeout < 1 or conformers.num_retries < 0:
-        raise UniMol2Error(
-            f"embed_timeout={conformers.embed_timeout} must be at least 1 second "
-            f"and num_retries={conformers.num_retries} at least 0"
-        )
-
-
-def _require_whole_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise UniMol2Error(f"{name} is {value!r}; give a whole number")
+            raise SettingsError(f"unknown setting {name!r}; did you mean {close[0]!r}?")
 
 
 def featurize_molecule(molecule: Molecule, settings: FeaturizerSettings) -> FeaturizedMolecule:
@@ -342,7 +270,7 @@ def featurize_molecule(molecule: Molecule, settings: FeaturizerSettings) -> Feat
         error = known
     except Exception as unknown:
         # RDKit raises bare C++ errors for molecules nobody thought of; one of them must not end a library's run.
-        error = MoleculeError(f"unexpected {type(unknown).__name__}: {unknown}")
+        error = UnexpectedMoleculeError.of(unknown)
     if error.molecule is None:
         error.molecule = describe(molecule)
     return FeaturizedMolecule(error=error)
@@ -359,9 +287,9 @@ def _featurize_graph(molecule: Chem.Mol, settings: FeaturizerSettings) -> Featur
     count = len(atoms)
     _check_size(count, settings)
     # A molecule's own conformers win over generated ones, however many were asked for.
-    given = given_conformers(heavy, max(1, settings.conformers.num_conformers))
+    given = given_conformers(heavy, max(1, settings.num_conformers))
     # From the sanitised heavy atoms: an edited molecule may carry hydrogen counts of its past.
-    conformers = given or generate_conformers(heavy, settings.conformers)
+    conformers = given or generate_conformers(heavy, settings)
     graph = graph_features(heavy, atoms) if settings.use_graph_features else dropped_graph_features(count)
     features = {**_atom_inputs([atom.GetAtomicNum() for atom in atoms]), **graph}
     complete = FeaturizedMolecule(features, tuple(conformers), count, settings.use_graph_features)

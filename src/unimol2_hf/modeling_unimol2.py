@@ -22,19 +22,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_unimol2 import UniMol2Config
-from .ops_unimol2 import (
-    _DropoutAdd,
-    _mapped,
-    _pair_product,
-    is_float32_inference_on_cpu,
-    mean_of_atoms,
-    pairwise_distances,
-)
+from .configuration_unimol2 import REGRESSION, UniMol2Config
+from .ops_unimol2 import dropout_add, mean_of_atoms, outer_product, pairwise_distances, triangle_sums
+from .settings_unimol2 import IGNORE_INDEX
 
 ReadOut = Literal["pairs", "atoms", "cls"]
-# What later layers still read of one layer; "cls_pairs": all atoms, and of the pairs the row of the CLS.
-LayerReadOut = Literal["pairs", "cls_pairs", "atoms", "cls"]
 
 NUM_FEATURE_ROWS = 512
 NUM_DEGREE_ROWS = 128
@@ -45,7 +37,6 @@ NUM_PAIR_TYPE_ROWS = 512
 # The reference writes pi as 3.14159; its published weights were trained with that.
 GAUSSIAN_NORM = math.sqrt(2 * 3.14159)
 OUTER_PRODUCT_EPS = 1e-3
-IGNORED_TOKEN = -100
 SMALL_PAIR_WIDTH = 64
 
 
@@ -103,7 +94,7 @@ class UniMol2PreTrainingOutput(ModelOutput):
 
 @dataclass
 class UniMol2PropertyOutput(ModelOutput):
-    """Output of `UniMol2ForPropertyRegression`.
+    """Output of `UniMol2ForPropertyPrediction`.
 
     Args:
         loss: on standardised labels, mean over the labels that are present.
@@ -159,11 +150,8 @@ class UniMol2DistanceEmbedding(nn.Module):
     def forward(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
         # Also under autocast: half precision cannot resolve a bond length.
         with torch.autocast(coordinates.device.type, enabled=False):
-            return self.linear_2(self.features(coordinates, pair_types))
-
-    def features(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
-        """(B, N, N, num_gaussians) float32, before the last linear map; not under autocast."""
-        return F.gelu(self.linear_1(self._basis(coordinates.detach().float(), pair_types.long())))
+            basis = self._basis(coordinates.detach().float(), pair_types.long())
+            return self.linear_2(F.gelu(self.linear_1(basis)))
 
     def _basis(self, coordinates: Tensor, pair_types: Tensor) -> Tensor:
         distances = pairwise_distances(coordinates)
@@ -187,43 +175,12 @@ class UniMol2PairEmbeddings(nn.Module):
         self.cls_embedding = nn.Parameter(torch.empty(1, width))
 
     def forward(self, edge_features: Tensor, shortest_paths: Tensor, pair_types: Tensor, coordinates: Tensor) -> Tensor:
-        if self._can_add_in_place(edge_features, shortest_paths):
-            return self._added_in_place(edge_features, shortest_paths, pair_types, coordinates)
         pairs = self.shortest_path_embeddings(shortest_paths.long())
         # One column at a time: a (B, N, N, 3, P) tensor is never built.
         columns = [self.bond_embeddings(column) for column in edge_features.long().unbind(-1)]
         pairs = pairs + (columns[0] + columns[1] + columns[2]) / 3
         pairs = pairs + self.distance_embedding(coordinates, pair_types).to(pairs.dtype)
         return self._with_cls(pairs)
-
-    def _can_add_in_place(self, edge_features: Tensor, shortest_paths: Tensor) -> bool:
-        """Float32 inference on a CPU, where the passes over memory are what costs, by parts that nobody replaced."""
-        weight = self.bond_embeddings.weight
-        if not is_float32_inference_on_cpu(weight) or not edge_features.numel():
-            return False
-        tables = (self.bond_embeddings, self.shortest_path_embeddings)
-        as_made = type(self.distance_embedding.linear_2) is UniMol2Float32Linear
-        # In one table a row beyond the bonds' would be a path's; the lookups of their own raise an error.
-        in_range = int(edge_features.max()) < len(weight) and int(shortest_paths.min()) >= 0
-        return as_made and in_range and all(type(table) is nn.Embedding for table in tables)
-
-    def _added_in_place(
-        self, edge_features: Tensor, shortest_paths: Tensor, pair_types: Tensor, coordinates: Tensor
-    ) -> Tensor:
-        """The same sum in three passes: one lookup of all four rows, the distances added by their product, the CLS."""
-        batch, atoms, _ = shortest_paths.shape
-        last = self.distance_embedding.linear_2
-        bonds, paths = self.bond_embeddings.weight, self.shortest_path_embeddings.weight
-        # Each pair has one path: the product's bias rides along with it.
-        table = torch.cat((bonds / 3, paths + last.bias))
-        rows = torch.cat((edge_features.long(), (shortest_paths.long() + len(bonds)).unsqueeze(-1)), dim=-1)
-        pairs = F.embedding_bag(rows.flatten(0, 2), table, mode="sum")
-        distances = self.distance_embedding.features(coordinates, pair_types)
-        pairs.addmm_(distances.flatten(0, 2), last.weight.T)
-        output = pairs.new_empty(batch, atoms + 1, atoms + 1, pairs.shape[-1])
-        output[:, 1:, 1:] = pairs.view(batch, atoms, atoms, -1)
-        output[:, 0] = output[:, 1:, 0] = self.cls_embedding
-        return output
 
     def _with_cls(self, pairs: Tensor) -> Tensor:
         batch, atoms, _, width = pairs.shape
@@ -313,26 +270,14 @@ class UniMol2FeedForward(nn.Module):
 
 
 class UniMol2OuterProductProjection(nn.Linear):
-    """W vec(a_i (x) b_j) for all pairs, without the (S, S, d * d) outer product.
-
-    W is applied to b first: S P d^2 + S^2 P d multiply-adds instead of S^2 P d^2.
-    """
+    """W vec(a_i (x) b_j) for all pairs."""
 
     def forward(self, left: Tensor, right: Tensor, bias_scale: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Pairs (B, S, S, P) from left and right (B, S, d), added to the residual if one is given.
 
         The bias is multiplied by bias_scale (B, 1, 1, 1).
         """
-        batch, length, inner = left.shape
-        weight = self.weight.view(-1, inner)
-        bias = self.bias * bias_scale
-        # Under autocast the product is narrower than the residual.
-        if residual is not None and residual.dtype == left.dtype and not torch.is_autocast_enabled(left.device.type):
-            # The product adds onto the sum in place: one pass over the pairs instead of three.
-            mapped = _mapped(weight, right).transpose(1, 2)
-            return (residual + bias).view(batch, length, -1).baddbmm_(left, mapped).view_as(residual)
-        product = _pair_product(left, right, weight).view(batch, length, length, -1) + bias
-        return product if residual is None else residual + product.to(residual.dtype)
+        return outer_product(left, right, self.weight, self.bias * bias_scale, residual)
 
 
 class UniMol2OuterProduct(nn.Module):
@@ -371,38 +316,24 @@ class UniMol2TriangleUpdate(nn.Module):
         pair_states: Tensor,
         token_mask: Tensor,
         lengths: Tensor,
-        cls_only: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """The gate and the update (B, S, S, P) that it multiplies; or the CLS row of both, (B, 1, S, P)."""
+        """The gate and the update (B, S, S, P) that it multiplies."""
         edges, edge_gates, output_gate = self.in_proj(pair_states).split(self.split_sizes, dim=-1)
         # Channels first, so that each is one matrix product.
         left, right = (edges * edge_gates.sigmoid()).permute(3, 0, 1, 2).chunk(2)
         # Both sums run over a of a padded atom, so masking a is enough; and one factor carries both M^-1/2.
         scale = token_mask / lengths.to(token_mask.dtype).view(-1, 1, 1)
         left = (left * (scale * token_mask.transpose(1, 2))).flatten(0, 1)
-        outgoing, incoming = left, left.transpose(1, 2)
-        if cls_only:
-            outgoing, incoming, output_gate = outgoing[:, :1], incoming[:, :1], output_gate[:, :1]
-        sums = self._triangle_sums(outgoing, incoming, right.flatten(0, 1))
+        sums = triangle_sums(left, right.flatten(0, 1))
         sums = sums.unflatten(0, (-1, pair_states.shape[0])).permute(1, 2, 3, 0)
         return output_gate, self.out_proj(self.norm(sums))
-
-    @staticmethod
-    def _triangle_sums(outgoing: Tensor, incoming: Tensor, right: Tensor) -> Tensor:
-        """a b^T + a^T b for stacks of matrices, of a and a^T (or some of their rows) and b."""
-        return torch.baddbmm(torch.bmm(outgoing, right.transpose(1, 2)), incoming, right)
 
 
 class UniMol2ResidualDropout(nn.Dropout):
     """residual + dropout(update)."""
 
     def forward(self, residual: Tensor, update: Tensor) -> Tensor:  # type: ignore[override]
-        # Cast first: on a CPU a sum of two types is not vectorised (a tenth of a training step under autocast).
-        update = update.to(residual.dtype)
-        if not self.training or not 0 < self.p < 1:
-            return residual + super().forward(update)
-        plain = residual.device.type != "cpu" or torch.compiler.is_compiling()
-        return residual + super().forward(update) if plain else _DropoutAdd.apply(residual, update, self.p)
+        return dropout_add(residual, update, self.p if self.training else 0.0)
 
 
 class UniMol2Layer(GradientCheckpointingLayer):
@@ -431,7 +362,7 @@ class UniMol2Layer(GradientCheckpointingLayer):
         attention_mask: Tensor,
         token_mask: Tensor,
         lengths: Tensor,
-        read_out: LayerReadOut = "pairs",
+        read_out: ReadOut = "pairs",
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor]:
         """Both tracks after the layer, no more of them than is read later."""
@@ -440,14 +371,11 @@ class UniMol2Layer(GradientCheckpointingLayer):
         attended, _ = self.attention(normed, pair_states, attention_mask, cls_only=cls_only, **kwargs)
         hidden_states = self.add_with_dropout(hidden_states[:, :1] if cls_only else hidden_states, attended)
         hidden_states = self.add_with_dropout(hidden_states, self.mlp(self.mlp_norm(hidden_states)))
-        if read_out in ("atoms", "cls"):
+        if read_out != "pairs":
             return hidden_states, pair_states
-        cls_pairs = read_out == "cls_pairs"
-        return hidden_states, self._update_pairs(hidden_states, pair_states, token_mask, lengths, cls_pairs)
+        return hidden_states, self._update_pairs(hidden_states, pair_states, token_mask, lengths)
 
-    def _update_pairs(
-        self, hidden_states: Tensor, pair_states: Tensor, token_mask: Tensor, lengths: Tensor, cls_only: bool
-    ) -> Tensor:
+    def _update_pairs(self, hidden_states: Tensor, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
         atoms = self.outer_product_norm(hidden_states)
         if self.training and self.add_with_dropout.p > 0:
             pair_states = self.add_with_dropout(pair_states, self.outer_product(atoms, token_mask, lengths))
@@ -460,22 +388,19 @@ class UniMol2Layer(GradientCheckpointingLayer):
                 pair_states,
                 token_mask,
                 lengths,
-                cls_only,
                 use_reentrant=False,
                 preserve_rng_state=self.pair_dropout.p > 0,
             )
         else:
-            pair_states = self._add_triangles(pair_states, token_mask, lengths, cls_only)
+            pair_states = self._add_triangles(pair_states, token_mask, lengths)
         update = self.pair_mlp(self.pair_mlp_norm(pair_states))
         if (self.training and self.add_with_dropout.p > 0) or update.dtype != pair_states.dtype:
             return self.add_with_dropout(pair_states, update)
         # Added onto the fresh tensor: the pair track is too large to allocate once more.
         return update.add_(pair_states)
 
-    def _add_triangles(self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor, cls_only: bool) -> Tensor:
-        gate, triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths, cls_only)
-        # The triangle is the last to read other rows.
-        pair_states = pair_states[:, :1] if cls_only else pair_states
+    def _add_triangles(self, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
+        gate, triangles = self.triangle(self.triangle_norm(pair_states), token_mask, lengths)
         triangles = self._dropout_shared_by_rows(triangles).to(pair_states.dtype)
         return torch.addcmul(pair_states, gate.to(pair_states.dtype), triangles)
 
@@ -548,20 +473,14 @@ class UniMol2Model(UniMol2PreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.embeddings.atom_embeddings = value
 
+    # fmt: off
     @capture_outputs
     def forward(
-        self,
-        input_ids: Tensor,
-        atom_features: Tensor,
-        degrees: Tensor,
-        edge_features: Tensor,
-        shortest_paths: Tensor,
-        pair_types: Tensor,
-        coordinates: Tensor,
-        attention_mask: Tensor | None = None,
-        read_out: ReadOut = "pairs",
-        **kwargs: Unpack[TransformersKwargs],
+        self, input_ids: Tensor, atom_features: Tensor, degrees: Tensor, edge_features: Tensor, shortest_paths: Tensor,
+        pair_types: Tensor, coordinates: Tensor, attention_mask: Tensor | None = None,
+        read_out: ReadOut = "pairs", **kwargs: Unpack[TransformersKwargs],
     ) -> UniMol2ModelOutput:
+        # fmt: on
         """Encode a padded batch.
 
         Args:
@@ -589,8 +508,8 @@ class UniMol2Model(UniMol2PreTrainedModel):
         key_mask = mask[:, None, None, :]
         if self._records_states(kwargs):
             read_out = "pairs"
-        for number, layer in enumerate(self.layers, start=1):
-            needed = self._layer_read_out(number, read_out)
+        for layer in self.layers:
+            needed = read_out if layer is self.layers[-1] else "pairs"
             hidden_states, pair_states = layer(
                 hidden_states, pair_states, key_mask, token_mask, lengths, needed, **kwargs
             )
@@ -599,13 +518,6 @@ class UniMol2Model(UniMol2PreTrainedModel):
             pooler_output=hidden_states[:, 0],
             pair_hidden_state=pair_states if read_out == "pairs" else None,
         )
-
-    def _layer_read_out(self, number: int, read_out: ReadOut) -> LayerReadOut:
-        """What must be computed of the layer of that number, the first being 1."""
-        if number == len(self.layers):
-            return read_out
-        # The CLS query of the last layer reads the pair track's CLS row alone.
-        return "cls_pairs" if read_out == "cls" and number == len(self.layers) - 1 else "pairs"
 
     def _records_states(self, kwargs: Mapping[str, Any]) -> bool:
         flags = (f"output_{name}" for name in self._can_record_outputs)
@@ -701,23 +613,15 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
         self.graph_target_head = UniMol2GraphTargetHead(config) if config.graph_targets else None
         self.post_init()
 
+    # fmt: off
     @can_return_tuple
     def forward(
-        self,
-        input_ids: Tensor,
-        atom_features: Tensor,
-        degrees: Tensor,
-        edge_features: Tensor,
-        shortest_paths: Tensor,
-        pair_types: Tensor,
-        coordinates: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        target_coordinates: Tensor | None = None,
-        graph_targets: Tensor | None = None,
-        predict_coordinates: bool = True,
-        **kwargs: Unpack[TransformersKwargs],
+        self, input_ids: Tensor, atom_features: Tensor, degrees: Tensor, edge_features: Tensor, shortest_paths: Tensor,
+        pair_types: Tensor, coordinates: Tensor, attention_mask: Tensor | None = None,
+        labels: Tensor | None = None, target_coordinates: Tensor | None = None, graph_targets: Tensor | None = None,
+        predict_coordinates: bool = True, **kwargs: Unpack[TransformersKwargs],
     ) -> UniMol2PreTrainingOutput:
+        # fmt: on
         """Predict masked elements and clean coordinates.
 
         Args:
@@ -730,18 +634,9 @@ class UniMol2ForPreTraining(UniMol2PreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id)
-        encoded = self.unimol2(
-            input_ids,
-            atom_features,
-            degrees,
-            edge_features,
-            shortest_paths,
-            pair_types,
-            coordinates,
-            attention_mask,
-            read_out="pairs" if predict_coordinates else "atoms",
-            **kwargs,
-        )
+        inputs = (input_ids, atom_features, degrees, edge_features, shortest_paths, pair_types, coordinates)
+        read_out: ReadOut = "pairs" if predict_coordinates else "atoms"
+        encoded = self.unimol2(*inputs, attention_mask, read_out=read_out, **kwargs)
         atoms = encoded.last_hidden_state[:, 1:]
         output = UniMol2PreTrainingOutput(
             token_logits=self.token_head(atoms),
@@ -796,9 +691,9 @@ def _with_pretraining_losses(
 def masked_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross entropy of logits (B, N, V) over the atoms whose label (B, N) is not -100; 0 if there are none."""
     total = F.cross_entropy(
-        logits.float().flatten(0, 1), labels.long().flatten(), ignore_index=IGNORED_TOKEN, reduction="sum"
+        logits.float().flatten(0, 1), labels.long().flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
     )
-    return total / (labels != IGNORED_TOKEN).sum().clamp(min=1)
+    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
 def coordinate_l1_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -840,29 +735,35 @@ class UniMol2PropertyHead(nn.Module):
         return self.out_proj(features)
 
 
-class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
-    """Molecular properties, any number of targets, missing labels allowed.
+class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
+    """Molecular properties, any number of targets (`config.targets`), missing labels allowed.
 
-    They are read from the CLS, as in the reference, or from the mean of the atoms (`config.head_pooling`). Pretraining
-    gives the atoms losses of their own, the CLS none: on few molecules the mean may be the better start.
+    They are read from the CLS, as in the reference, or from the mean of the atoms (`config.classifier_pooling`).
+    Pretraining gives the atoms losses of their own, the CLS none: on few molecules the mean may be the better start.
 
-    The head works on standardised labels; `config.label_mean` and `config.label_std` bring predictions into the
-    labels' own units. `classifier` is the name that PEFT looks for.
+    The head works on standardised labels; mean and standard deviation of a regression target bring predictions into
+    the labels' own units. `classifier` is the name that PEFT looks for.
+
+    Raises:
+        ValueError: a target is of a kind that is not supported: classification, until the version that brings it.
     """
 
     def __init__(self, config: UniMol2Config) -> None:
         super().__init__(config)
         # `from_pretrained(base, num_labels=...)` edits a finished config, which may hold another task's labels.
         config.validate()
+        unsupported = [f"{target['name']} ({target['kind']})" for target in config.task if target["kind"] != REGRESSION]
+        if unsupported:
+            raise ValueError(f"classification is not supported yet: {', '.join(unsupported)}; use regression targets")
         self.num_labels = config.num_labels
         self.unimol2 = UniMol2Model(config)
         self.classifier = UniMol2PropertyHead(config)
         self.post_init()
 
-    def _label_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _label_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (num_labels,), float32; no buffers, which a change of dtype would round."""
-        mean = self.config.label_mean or [0.0] * self.num_labels
-        std = self.config.label_std or [1.0] * self.num_labels
+        mean = [target.get("mean") or 0.0 for target in self.config.task]
+        std = [target.get("std") or 1.0 for target in self.config.task]
         return like.new_tensor(mean, dtype=torch.float32), like.new_tensor(std, dtype=torch.float32)
 
     def _shaped_labels(self, labels: Tensor, predictions: Tensor) -> Tensor:
@@ -872,20 +773,14 @@ class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
             raise ValueError(f"labels {tuple(labels.shape)} do not fit predictions {tuple(predictions.shape)}")
         return labels.float()
 
+    # fmt: off
     @can_return_tuple
     def forward(
-        self,
-        input_ids: Tensor,
-        atom_features: Tensor,
-        degrees: Tensor,
-        edge_features: Tensor,
-        shortest_paths: Tensor,
-        pair_types: Tensor,
-        coordinates: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, input_ids: Tensor, atom_features: Tensor, degrees: Tensor, edge_features: Tensor, shortest_paths: Tensor,
+        pair_types: Tensor, coordinates: Tensor, attention_mask: Tensor | None = None,
+        labels: Tensor | None = None, **kwargs: Unpack[TransformersKwargs],
     ) -> UniMol2PropertyOutput:
+        # fmt: on
         """Predict properties.
 
         Args:
@@ -894,23 +789,14 @@ class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id)
-        from_cls = self.config.head_pooling == "cls"
-        encoded = self.unimol2(
-            input_ids,
-            atom_features,
-            degrees,
-            edge_features,
-            shortest_paths,
-            pair_types,
-            coordinates,
-            attention_mask,
-            read_out="cls" if from_cls else "atoms",
-            **kwargs,
-        )
+        from_cls = self.config.classifier_pooling == "cls"
+        read_out: ReadOut = "cls" if from_cls else "atoms"
+        inputs = (input_ids, atom_features, degrees, edge_features, shortest_paths, pair_types, coordinates)
+        encoded = self.unimol2(*inputs, attention_mask, read_out=read_out, **kwargs)
         states = encoded.last_hidden_state
         pooled = encoded.pooler_output if from_cls else mean_of_atoms(states, attention_mask)
         standardised = self.classifier(pooled).float()
-        mean, std = self._label_statistics(standardised)
+        mean, std = self._label_scale(standardised)
         loss = None
         if labels is not None:
             targets = (self._shaped_labels(labels, standardised) - mean) / std
@@ -922,6 +808,14 @@ class UniMol2ForPropertyRegression(UniMol2PreTrainedModel):
             pair_hidden_states=encoded.pair_hidden_states,
             attentions=encoded.attentions,
         )
+
+
+class UniMol2ForPropertyRegression(UniMol2ForPropertyPrediction):
+    """`UniMol2ForPropertyPrediction` under the name of what most use it for."""
+
+
+class UniMol2ForPropertyClassification(UniMol2ForPropertyPrediction):
+    """`UniMol2ForPropertyPrediction` under the name of its other use."""
 
 
 _ELEMENT_LOSSES: dict[str, Callable[..., Tensor]] = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "mse": F.mse_loss}
@@ -937,6 +831,8 @@ def regression_loss(predictions: Tensor, targets: Tensor, kind: str) -> Tensor:
 
 __all__ = [
     "UniMol2ForPreTraining",
+    "UniMol2ForPropertyClassification",
+    "UniMol2ForPropertyPrediction",
     "UniMol2ForPropertyRegression",
     "UniMol2Model",
     "UniMol2ModelOutput",

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
+from .settings_unimol2 import LONGEST_PATH
+
 IntArray = NDArray[np.int16]
 
 FEATURE_STRIDE = 16  # embedding rows reserved for each feature column
 NUM_ATOM_COLUMNS = 8
 NUM_BOND_COLUMNS = 3
 SECOND_ATOM_OFFSET = 128  # pair types: rows of the second atom start here
-UNREACHABLE_PATH = 509
+UNREACHABLE_PATH = LONGEST_PATH
 DROPPED_PATH = 511
 
 _CHIRALITIES = (

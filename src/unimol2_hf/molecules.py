@@ -18,6 +18,7 @@ from .errors import (
     SmilesParseError,
     UnsupportedAtomError,
 )
+from .settings_unimol2 import LARGEST_ATOMIC_NUMBER
 
 Molecule = str | Chem.Mol | tuple[Any, ...] | Mapping[str, Any] | MoleculeError
 
@@ -126,7 +127,6 @@ def checked_arrays(atomic_numbers: Any, coordinates: Any) -> tuple[NDArray[np.in
 
 FloatArray = NDArray[np.float32]
 
-MAX_ATOMIC_NUMBER = 118
 
 _BOND_ORDERS = {
     1.0: Chem.BondType.SINGLE,
@@ -204,6 +204,12 @@ def heavy_atoms_of(molecule: Chem.Mol) -> tuple[Chem.Mol, list[Chem.Atom]]:
     return heavy, atoms
 
 
+def canonical_order(heavy: Chem.Mol) -> tuple[str, NDArray[np.intp]]:
+    """Canonical SMILES of heavy atoms, and the atoms' indices in its order."""
+    smiles = str(Chem.MolToSmiles(heavy))
+    return smiles, np.array(heavy.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"], dtype=np.intp)
+
+
 def atoms_of(molecule: Chem.Mol) -> list[Chem.Atom]:
     """Atoms in order. By index: RDKit's Python iterators cost more than what they iterate over."""
     return list(map(molecule.GetAtomWithIdx, range(molecule.GetNumAtoms())))
@@ -213,12 +219,12 @@ def check_atoms(atomic_numbers: Sequence[int]) -> None:
     """Raise `EmptyMoleculeError` without heavy atoms, `UnsupportedAtomError` for what is no element."""
     if not set(atomic_numbers) - {1}:
         raise EmptyMoleculeError("no heavy atom; Uni-Mol2 reads heavy atoms only and drops every hydrogen")
-    if min(atomic_numbers) >= 1 and max(atomic_numbers) <= MAX_ATOMIC_NUMBER:
+    if min(atomic_numbers) >= 1 and max(atomic_numbers) <= LARGEST_ATOMIC_NUMBER:
         return
     for position, number in enumerate(atomic_numbers):
-        if not 1 <= number <= MAX_ATOMIC_NUMBER:
+        if not 1 <= number <= LARGEST_ATOMIC_NUMBER:
             reason = (
-                f"atom {position} has atomic number {number}, which is no element (1..{MAX_ATOMIC_NUMBER}); "
+                f"atom {position} has atomic number {number}, which is no element (1..{LARGEST_ATOMIC_NUMBER}); "
                 "replace wildcard and attachment-point atoms"
             )
             raise UnsupportedAtomError(reason)

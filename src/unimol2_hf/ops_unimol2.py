@@ -1,4 +1,4 @@
-"""Tuned operations of the model, each beside its naive form."""
+"""Tuned operations of the model, each beside its naive form, which the tests hold it to in value and gradient."""
 
 from typing import Any
 
@@ -17,6 +17,37 @@ def is_float32_inference_on_cpu(*tensors: Tensor) -> bool:
 def pairwise_distances(coordinates: Tensor) -> Tensor:
     """Euclidean distances (B, N, N) of coordinates (B, N, 3)."""
     return torch.linalg.vector_norm(coordinates.unsqueeze(-2) - coordinates.unsqueeze(-3), dim=-1)
+
+
+def mean_of_atoms(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, D) from states (B, S, D), the CLS first, over the atoms of a mask (B, N)."""
+    mask = attention_mask.bool().unsqueeze(-1)
+    return states[:, 1:].masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+
+
+def naive_outer_product(
+    left: Tensor, right: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    """W vec(a_i (x) b_j) + bias (+ residual) for all pairs (B, S, S, P), from a, b (B, S, d) and W (P, d * d)."""
+    outer = left[:, :, None, :, None] * right[:, None, :, None, :]
+    product = F.linear(outer.flatten(-2), weight) + bias
+    return product if residual is None else residual + product
+
+
+def outer_product(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    """The same without the (S, S, d * d) outer product: W is applied to b first.
+
+    S P d^2 + S^2 P d multiply-adds instead of S^2 P d^2.
+    """
+    batch, length, inner = left.shape
+    weight = weight.view(-1, inner)
+    # Under autocast the product is narrower than the residual.
+    if residual is not None and residual.dtype == left.dtype and not torch.is_autocast_enabled(left.device.type):
+        # The product adds onto the sum in place: one pass over the pairs instead of three.
+        mapped = _mapped(weight, right).transpose(1, 2)
+        return (residual + bias).view(batch, length, -1).baddbmm_(left, mapped).view_as(residual)
+    product = _pair_product(left, right, weight).view(batch, length, length, -1) + bias
+    return product if residual is None else residual + product.to(residual.dtype)
 
 
 def _mapped(weight: Tensor, right: Tensor) -> Tensor:
@@ -52,12 +83,35 @@ def _pair_product(left: Tensor, right: Tensor, weight: Tensor) -> Tensor:
     return product
 
 
-class _DropoutAdd(torch.autograd.Function):
-    """residual + dropout(update) on a CPU: four elements of the mask from each random number, kept as a byte each.
+def naive_triangle_sums(left: Tensor, right: Tensor) -> Tensor:
+    """sum_k a_ik b_jk + sum_k a_ki b_kj for stacks (C, S, S) of a and b."""
+    return torch.einsum("cik,cjk->cij", left, right) + torch.einsum("cki,ckj->cij", left, right)
+
+
+def triangle_sums(left: Tensor, right: Tensor) -> Tensor:
+    """The same as two matrix products, the second added onto the first: a b^T + a^T b."""
+    return torch.baddbmm(torch.bmm(left, right.transpose(1, 2)), left.transpose(1, 2), right)
+
+
+def naive_dropout_add(residual: Tensor, update: Tensor, probability: float) -> Tensor:
+    """residual + dropout(update), in training."""
+    return residual + F.dropout(update, probability)
+
+
+def dropout_add(residual: Tensor, update: Tensor, probability: float) -> Tensor:
+    """The same; on a CPU four elements of the mask from each random number, kept as a byte each.
 
     PyTorch draws a random number for each element and keeps a float: 14 % of a training step's time at 84M.
     """
+    # Cast first: on a CPU a sum of two types is not vectorised (a tenth of a training step under autocast).
+    update = update.to(residual.dtype)
+    if not 0 < probability < 1 or residual.device.type != "cpu" or torch.compiler.is_compiling():
+        return naive_dropout_add(residual, update, probability)
+    added: Tensor = _DropoutAdd.apply(residual, update, probability)
+    return added
 
+
+class _DropoutAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, residual: Tensor, update: Tensor, probability: float) -> Tensor:
         kept = round((1 - probability) * 2**16)  # of 65,536
@@ -71,9 +125,3 @@ class _DropoutAdd(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (mask,) = ctx.saved_tensors
         return grads[0], (grads[0] * ctx.scale).mul_(mask), None
-
-
-def mean_of_atoms(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """(B, D) from states (B, S, D), the CLS first, over the atoms of a mask (B, N)."""
-    mask = attention_mask.bool().unsqueeze(-1)
-    return states[:, 1:].masked_fill(~mask, 0.0).sum(1) / mask.sum(1)

@@ -11,21 +11,12 @@ from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
 from .batching import map_in_batches, max_pairs_for, most_rows
+from .errors import NOT_FINITE
 from .molecules import is_single_molecule
+from .ops_unimol2 import mean_of_atoms
 from .packed_linear import pack_linear_layers
-from .settings_unimol2 import POOLINGS
+from .settings_unimol2 import FEATURIZER_OPTIONS, POOLINGS
 
-_FEATURIZER_SETTINGS = (
-    "num_conformers",
-    "include_2d",
-    "seed",
-    "embed_timeout",
-    "num_retries",
-    "allow_2d_fallback",
-    "max_atoms",
-    "max_atoms_policy",
-    "use_graph_features",
-)
 Context = TypeVar("Context")
 
 _WINDOW_BATCHES = 8  # batches that are sorted by length together
@@ -39,7 +30,8 @@ class MoleculePipeline(Pipeline):
 
     Call it with one molecule or many (see `UniMol2FeatureExtractor`), `batch_size`, `num_workers` (processes for
     conformers and features) and any featurizer setting. With several conformers a result is their mean. A bad
-    molecule raises its `MoleculeError` when given alone; among many it gives a result whose `error` says why.
+    molecule raises its `MoleculeError` when given alone; among many it gives a result whose `error` says why, and
+    `error_code` in a word.
     """
 
     _load_processor = False
@@ -51,7 +43,7 @@ class MoleculePipeline(Pipeline):
     _length_step = 1
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        preprocess = {name: parameters.pop(name) for name in _FEATURIZER_SETTINGS if name in parameters}
+        preprocess = {name: parameters.pop(name) for name in FEATURIZER_OPTIONS if name in parameters}
         forward = self._pop_forward_parameters(parameters)
         if parameters:
             raise TypeError(f"unknown parameters: {', '.join(sorted(parameters))}")
@@ -171,10 +163,11 @@ class MoleculePipeline(Pipeline):
 
     def postprocess(self, model_outputs: tuple[Any, list[Any]], **parameters: Any) -> dict[str, Any]:
         molecule, outputs = model_outputs
-        error = None if molecule.error is None else molecule.error.reason
+        error, code = (None, None) if molecule.error is None else (molecule.error.reason, molecule.error.code)
         if outputs and not all(_is_finite(output) for output in outputs):
-            outputs, error = [], "the model's output is not finite; check its weights and precision"
-        return {**self._result(outputs, **parameters), "conformers": molecule.provenance(), "error": error}
+            outputs, error, code = [], "the model's output is not finite; check its weights and precision", NOT_FINITE
+        told = {"conformers": molecule.provenance(), "error": error, "error_code": code}
+        return {**self._result(outputs, **parameters), **told}
 
     def _result(self, outputs: list[Any], **parameters: Any) -> dict[str, Any]:
         """The task's part of a result; of empty outputs, the same keys with None."""
@@ -200,11 +193,17 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
             pooled = self.model.base_model(**input_tensors, read_out="cls").pooler_output.float()
             return {"rows": [{"embedding": vector} for vector in pooled]}
         states = self.model.base_model(**input_tensors, read_out="atoms").last_hidden_state.float()
-        rows = []
-        for cls, atoms, mask in zip(states[:, 0], states[:, 1:], input_tensors["attention_mask"].bool(), strict=True):
-            row = {"embedding": cls if pooling == "cls" else atoms[mask].mean(0)}
-            rows.append({**row, "atom_embeddings": atoms[mask]} if per_atom else row)
-        return {"rows": rows}
+        mask = input_tensors["attention_mask"].bool()
+        vectors = states[:, 0] if pooling == "cls" else mean_of_atoms(states, mask)
+        if not per_atom:
+            return {"rows": [{"embedding": vector} for vector in vectors]}
+        atoms = zip(states[:, 1:], mask, strict=True)
+        return {
+            "rows": [
+                {"embedding": vector, "atom_embeddings": own[present]}
+                for vector, (own, present) in zip(vectors, atoms, strict=True)
+            ]
+        }
 
     def _result(self, outputs: list[dict[str, Tensor]], **parameters: Any) -> dict[str, Any]:
         names = ("embedding", "atom_embeddings") if parameters.get("per_atom") else ("embedding",)
@@ -226,8 +225,7 @@ class MoleculePropertyPipeline(MoleculePipeline):
         if not outputs:
             return {"predictions": None}
         values = torch.stack(outputs).mean(0).tolist()
-        id2label = self.model.config.id2label
-        return {"predictions": {str(id2label[index]): value for index, value in enumerate(values)}}
+        return {"predictions": dict(zip(self.model.config.output_names, values, strict=True))}
 
 
 def _windows(pairs: Iterable[tuple[Context, Any]], conformers: int) -> Iterator[list[tuple[Context, Any]]]:

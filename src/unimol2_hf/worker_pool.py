@@ -22,6 +22,11 @@ _CHUNK = 16
 _WATCH_SECONDS = 1.0
 
 
+def worker_count(wanted: int | None) -> int:
+    """Processes for the wanted number; None is one for each core."""
+    return (os.cpu_count() or 1) if wanted is None else wanted
+
+
 def map_in_order(
     work: Callable[[Any], Result],
     pairs: Iterable[tuple[Context, Any]],

@@ -31,9 +31,10 @@ from unimol2_hf import (
 from unimol2_hf.conformers import conformer_versions
 from unimol2_hf.finetuning.finetune import finetune
 from unimol2_hf.finetuning.settings import FinetuneSettings
-from unimol2_hf.jobs.build_conformers import BuildSettings, build_conformers
-from unimol2_hf.jobs.embed import EmbedSettings, embed
+from unimol2_hf.jobs.build_conformers import build_conformers
+from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.predict import predict
+from unimol2_hf.jobs.settings import BuildSettings, EmbedSettings, PredictSettings
 
 SIZES = {
     "hidden_size": 32,
@@ -126,7 +127,13 @@ def main(folder: Path) -> None:
     shutil.rmtree(folder / "finetuned" / "checkpoints")
     # A pickle, which nobody reads.
     (folder / "finetuned" / "training_args.bin").unlink()
-    predict(str(folder / "finetuned"), table, folder / "predictions.csv", "smiles", 4, 0, QUIET)
+    predict(
+        str(folder / "finetuned"),
+        table,
+        folder / "predictions.csv",
+        PredictSettings(batch_size=4, num_workers=0),
+        QUIET,
+    )
     for lock in folder.rglob(".lock"):
         lock.unlink()
     predicted = pd.read_csv(folder / "predictions.csv")

@@ -1,5 +1,5 @@
 """`python -m unimol2_hf.cli`, as torchrun starts it."""
 
-from .app import app
+from .app import main
 
-app()
+main()

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from datasets import load_dataset_builder
 from numpy.typing import NDArray
 
-from ..errors import TableError
+from ..errors import LibraryError
 from .molecule_files import files_of
 from .number_columns import numbers_of
+from .shards import CONFORMERS
 
 GRAPH_TARGETS = "graph_targets"  # a row's raw targets, in a batch the standardised ones
 _COLUMNS = ("smiles", "atomic_numbers", "conformers", "provenance.list.element.is_3d", "error")
@@ -50,7 +51,7 @@ class ConformerLibrary:
         targets: columns of numbers, or of fixed-size lists of them, that `row` joins to `graph_targets`.
 
     Raises:
-        TableError: there are no such shards.
+        LibraryError: there are no such shards.
     """
 
     def __init__(self, source: str | Path, open_shards: int = 8, targets: Sequence[str] = ()) -> None:
@@ -76,7 +77,7 @@ class ConformerLibrary:
         """Each target's column (rows, width), over evenly spaced shards; NaN where missing.
 
         Raises:
-            TableError: a column is lacking or holds something else than numbers.
+            LibraryError: a column is lacking or holds something else than numbers.
         """
         step = -(-len(self.shards) // most_shards)
         tables = [_read(url, (*self.targets, "error")) for url in self.shards[::step]]
@@ -102,16 +103,16 @@ def shards_of(source: str | Path) -> list[str]:
         try:
             files = load_dataset_builder(str(source)).config.data_files
         except (OSError, ValueError) as error:
-            raise TableError(f"{source} is neither a folder nor a data set on the Hub: {error}") from error
+            raise LibraryError(f"{source} is neither a folder nor a data set on the Hub: {error}") from error
         urls = [str(url) for url in (files or {}).get("train", [])]
     if not urls:
-        raise TableError(f"{source} holds no Parquet shards; make some with `unimol2-hf conformers build`")
+        raise LibraryError(f"{source} holds no Parquet shards; make some with `unimol2-hf conformers build`")
     return urls
 
 
 def conformer_shards_of(source: Path) -> Path:
     """The folder of the shards, given it or the job's folder around it."""
-    return source / "conformers" if (source / "conformers").is_dir() else source
+    return source / CONFORMERS if (source / CONFORMERS).is_dir() else source
 
 
 def _read(url: str, columns: tuple[str, ...]) -> pa.Table:
@@ -119,10 +120,10 @@ def _read(url: str, columns: tuple[str, ...]) -> pa.Table:
         with fsspec.open(url, "rb") as file:
             table = pq.ParquetFile(file).read(columns=list(columns))
     except (OSError, pa.ArrowInvalid) as error:
-        raise TableError(f"{url} cannot be read: {error}") from error
+        raise LibraryError(f"{url} cannot be read: {error}") from error
     missing = {name.split(".")[0] for name in columns} - set(table.column_names)
     if missing:
-        raise TableError(f"{url} lacks {', '.join(sorted(missing))}; make it with `unimol2-hf conformers build`")
+        raise LibraryError(f"{url} lacks {', '.join(sorted(missing))}; make it with `unimol2-hf conformers build`")
     return table
 
 

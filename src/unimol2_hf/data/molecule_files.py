@@ -259,7 +259,7 @@ def _read_parquet(files: list[Path], columns: _Columns) -> Iterator[_Row]:
         _positions(names, columns, path)
         wanted = [columns.smiles, *([columns.id] if columns.id else ["id"] if "id" in names else [])]
         # Only beside conformers are these two the columns that this package writes.
-        companions = ("conformers", "provenance", "error") if "conformers" in names else ("coordinates",)
+        companions = ("conformers", "provenance", "error", "error_code") if "conformers" in names else ("coordinates",)
         wanted += [name for name in companions if name in names and name not in wanted]
         for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=[*wanted, *widths]):
             kept = {name: numbers_of(batch[name], name, width) for name, width in widths.items()}
@@ -274,13 +274,21 @@ def _parquet_row(record: Mapping[str, Any], columns: _Columns, kept: Kept) -> _R
     name = "" if identifier is None else str(identifier)
     flat = _flat_conformers(record)
     if not flat:
-        return name, text, MoleculeError(str(record["error"])) if record.get("error") else text, (), kept
+        return name, text, stored_error(record) if record.get("error") else text, (), kept
     try:
         coordinates = np.stack([_as_positions(values) for values in flat])
         provenance = tuple(ConformerProvenance(**entry) for entry in record.get("provenance") or ())
     except (CoordinatesError, TypeError, ValueError) as error:
         return name, text, CoordinatesError(f"its stored conformers cannot be used: {error}"), (), kept
     return name, text, {"smiles": text, "coordinates": coordinates}, provenance, kept
+
+
+def stored_error(record: Mapping[str, Any]) -> MoleculeError:
+    """Why another command could not use the row."""
+    error = MoleculeError(str(record["error"]))
+    if record.get("error_code"):
+        error.code = str(record["error_code"])  # type: ignore[misc]
+    return error
 
 
 def _flat_conformers(record: Mapping[str, Any]) -> list[list[float]]:

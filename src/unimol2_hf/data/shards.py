@@ -1,7 +1,6 @@
 """Parquet shards that are either whole or absent, whatever happens to the process that writes them."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .atomic_files import move_into_place
+
+CONFORMERS = "conformers"  # folder of a library's shards, inside that of its job
 COUNTS_KEY = "unimol2_hf_counts"
 _ROWS_AT_A_TIME = 1024
 
@@ -27,11 +29,13 @@ PROVENANCE = pa.struct(
 )
 
 _ROW_FIELDS = [("row", pa.int64()), ("id", pa.string()), ("smiles", pa.string())]
+# Why a row failed, and that in a word (`errors.UniMol2Error.code`).
+_ERROR_FIELDS = [("error", pa.string()), ("error_code", pa.string())]
 
 
-def embedding_schema(width: int, per_atom: bool, half: bool) -> pa.Schema:
+def embedding_schema(width: int, per_atom: bool, store_precision: str) -> pa.Schema:
     """Columns of an embedding shard: what the row was, its vectors, where its conformers come from, why it failed."""
-    vector = pa.list_(pa.float16() if half else pa.float32(), width)
+    vector = pa.list_(pa.float16() if store_precision == "float16" else pa.float32(), width)
     return pa.schema(
         [
             *_ROW_FIELDS,
@@ -41,7 +45,7 @@ def embedding_schema(width: int, per_atom: bool, half: bool) -> pa.Schema:
             ("cropped", pa.bool_()),
             ("has_graph_features", pa.bool_()),
             ("conformers", pa.list_(PROVENANCE)),
-            ("error", pa.string()),
+            *_ERROR_FIELDS,
         ]
     )
 
@@ -53,7 +57,7 @@ CONFORMER_SCHEMA = pa.schema(
         ("atomic_numbers", pa.list_(pa.uint8())),
         ("conformers", pa.list_(pa.list_(pa.float32()))),
         ("provenance", pa.list_(PROVENANCE)),
-        ("error", pa.string()),
+        *_ERROR_FIELDS,
     ]
 )
 
@@ -128,30 +132,3 @@ def shard_counts(path: Path) -> dict[str, int]:
     metadata = pq.read_metadata(path).metadata or {}
     counts: dict[str, int] = json.loads(metadata[COUNTS_KEY.encode()])
     return counts
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """A small file, whole or absent."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    move_into_place(draft, path)
-
-
-def write_json_whole(path: Path, content: Any) -> None:
-    """A small JSON file, whole or absent."""
-    write_text_whole(path, json.dumps(content, indent=1) + "\n")
-
-
-def move_into_place(draft: Path, path: Path) -> None:
-    """Rename a finished file; its content reaches the disk before its name does, and the name is made to last."""
-    _sync(draft)
-    os.replace(draft, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,7 @@
-"""Fine-tune a Uni-Mol2 model on a table, with the Hugging Face Trainer."""
+"""Fine-tune a Uni-Mol2 model on a table, with the Hugging Face Trainer: prepare, train, evaluate."""
 
-import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,54 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..batching import max_pairs_for
-from ..configuration_unimol2 import SCALES, UniMol2Config
+from ..configuration_unimol2 import REGRESSION, UniMol2Config
+from ..data.atomic_files import SETTINGS_FILE, make_output_folder, write_json_whole, write_settings
 from ..data.splits import TEST, TRAIN, UNUSED, VALID
 from ..data.tables import conformer_summary
 from ..errors import ModelError, TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
-from ..models.loading import _has_extractor, check_model_type, load_regression_model
+from ..models.loading import TASK_HEAD, load_config, load_feature_extractor, load_model
 from ..pipeline_unimol2 import MoleculePropertyPipeline
+from ..settings_unimol2 import SCALES
 from ..targets.labels import PREDICTED, LabelledTable, check_parts, read_labelled_table
 from ..targets.metrics import metrics_by_target, regression_metrics
 from ..training.collator import DataCollatorForUniMol2
 from ..training.trainer import UniMol2Trainer
+from ..worker_pool import worker_count
 from .dataset import FeaturizedDataset, featurize_with_progress
 from .plots import save_parity_plot
 from .settings import FinetuneSettings
 
 FloatArray = NDArray[np.floating[Any]]
+Targets = list[dict[str, Any]]
 
 SMALLEST_RELATIVE_STD = 1e-4
+
+
+@dataclass(frozen=True)
+class PreparedTable:
+    """A table ready to train on.
+
+    Attributes:
+        table: labels and split; molecules that failed are unused.
+        molecules: featurised, one for each row.
+        extractor: that made them, and goes into the model's folder.
+        targets: as `UniMol2Config.targets`, scaled by the training part.
+    """
+
+    table: LabelledTable
+    molecules: list[FeaturizedMolecule]
+    extractor: UniMol2FeatureExtractor
+    targets: Targets
+
+    def dataset(self, part: str) -> FeaturizedDataset:
+        """The rows of a part; in training a conformer is drawn anew each time."""
+        rows = self.table.rows_of(part)
+        return FeaturizedDataset([self.molecules[row] for row in rows], self.table.labels[rows], part == TRAIN)
 
 
 def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
@@ -52,35 +79,64 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
 
     Raises:
         TableError: the table cannot be used (see `read_labelled_table`), or every molecule of a part failed.
+        OutputFolderError: the folder cannot be used.
+        ModelError: the model cannot be loaded, or training diverged.
     """
-    _check_output_folder(output_dir)
-    if settings.model.lower() not in SCALES:
-        check_model_type(settings.model)
-    table = read_labelled_table(
-        data, settings.smiles_column, settings.targets, settings.split_column, settings.split_method, settings.seed
-    )
+    make_output_folder(output_dir)
     set_seed(settings.seed)
-    extractor = load_feature_extractor(settings)
-    molecules = featurize_with_progress(extractor, table.smiles, len(table.smiles), settings.num_workers, console)
-    _exclude_failed(table, molecules)
-    means, stds = _label_statistics(table)
-    model = load_model(settings, means, stds)
-    trainer = _make_trainer(model, extractor, table, molecules, settings, output_dir)
-    trainer.train()
-    trainer.save_model(str(output_dir))
-    predictions = _predict_all(model, extractor, molecules, settings.batch_size)
-    report = _evaluate(table, molecules, predictions, means)
-    _write_outputs(output_dir, table, molecules, predictions, report)
-    (output_dir / "log_history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    # Before the conformers are made: a name that is mistyped is told at once.
+    load_start_config(settings)
+    prepared = prepare(data, settings, console)
+    trainer = train(prepared, settings, output_dir)
+    predictions = predict_rows(trainer.model, prepared, settings.batch_size)
+    report = evaluate(prepared, predictions)
+    write_outputs(output_dir, prepared, predictions, report)
+    write_json_whole(output_dir / "log_history.json", trainer.state.log_history)
+    write_settings(output_dir / SETTINGS_FILE, settings)
     print_report(console, report, output_dir)
     return report
 
 
-def _check_output_folder(output_dir: Path) -> None:
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
+def prepare(data: Path, settings: FinetuneSettings, console: Console) -> PreparedTable:
+    """Read, split and featurise a table."""
+    table = read_labelled_table(
+        data, settings.smiles_column, settings.targets, settings.split_column, settings.split_method, settings.seed
+    )
+    if settings.model.lower() in SCALES:
+        extractor = UniMol2FeatureExtractor(**settings.featurizer)
+    else:
+        extractor = load_feature_extractor(settings.model, optional=True, **settings.featurizer)
+    workers = worker_count(settings.num_workers)
+    molecules = featurize_with_progress(extractor, table.smiles, len(table.smiles), workers, console)
+    _exclude_failed(table, molecules)
+    return PreparedTable(table, molecules, extractor, scaled_targets(table))
+
+
+def train(prepared: PreparedTable, settings: FinetuneSettings, output_dir: Path) -> UniMol2Trainer:
+    """Train, keep the best epoch, and save model and featurizer."""
+    model = make_model(settings, prepared.targets)
+    args = training_arguments(settings, output_dir)
+    stds = np.array([target["std"] for target in prepared.targets])
+    callbacks: list[TrainerCallback] = [StopWhenDiverged()]
+    if settings.patience:
+        callbacks.append(EarlyStoppingCallback(settings.patience))
+    trainer = UniMol2Trainer(
+        model=model,
+        # The run's device: the model is moved there later.
+        max_pairs_at_once=max_pairs_for(args.device.type, model.config.pair_hidden_size),
+        args=args,
+        train_dataset=prepared.dataset(TRAIN),
+        eval_dataset=prepared.dataset(VALID),
+        data_collator=DataCollatorForUniMol2(prepared.extractor),
+        processing_class=prepared.extractor,
+        compute_metrics=lambda prediction: _validation_metrics(prediction, prepared.table.targets, stds),
+        callbacks=callbacks,
+    )
+    trainer.train()
+    trainer.save_model(str(output_dir))
+    # A pickle of the Trainer's; settings.json says what it says.
+    (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    return trainer
 
 
 class StopWhenDiverged(TrainerCallback):
@@ -101,29 +157,27 @@ class StopWhenDiverged(TrainerCallback):
             )
 
 
-def load_feature_extractor(settings: FinetuneSettings) -> UniMol2FeatureExtractor:
-    """The model folder's own feature extractor where it has one, with this run's conformer settings."""
-    conformers: dict[str, Any] = {"num_conformers": settings.num_conformers, "include_2d": settings.include_2d}
-    if settings.model.lower() in SCALES or not _has_extractor(settings.model):
-        return UniMol2FeatureExtractor(max_atoms=settings.max_atoms, **conformers)
-    return UniMol2FeatureExtractor.from_pretrained(settings.model, max_atoms=settings.max_atoms, **conformers)
+def load_start_config(settings: FinetuneSettings) -> UniMol2Config:
+    """The config that the run begins with: of a scale, or of a pretrained model, with the run's changes.
 
-
-def load_model(settings: FinetuneSettings, means: list[float], stds: list[float]) -> UniMol2ForPropertyRegression:
-    """A regression model for the targets: from scratch for a scale name, else from pretrained weights."""
-    id2label = dict(enumerate(settings.targets))
-    overrides: dict[str, Any] = {
-        "id2label": id2label,
-        "label2id": {name: number for number, name in id2label.items()},
-        "label_mean": means,
-        "label_std": stds,
-        "loss_function": settings.loss,
-    }
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    changes: dict[str, Any] = {"loss_function": settings.loss}
     if settings.pooling is not None:
-        overrides["head_pooling"] = settings.pooling
+        changes["classifier_pooling"] = settings.pooling
     if settings.model.lower() in SCALES:
-        return UniMol2ForPropertyRegression(UniMol2Config.from_scale(settings.model, **overrides))
-    return load_regression_model(settings.model, new_head=True, **overrides)
+        return UniMol2Config.from_scale(settings.model, **changes)
+    return load_config(settings.model, **changes)
+
+
+def make_model(settings: FinetuneSettings, targets: Targets) -> UniMol2ForPropertyRegression:
+    """A model for the targets: from scratch for a scale name, else from pretrained weights with a new task head."""
+    config = load_start_config(settings)
+    config.set_targets(targets)
+    if settings.model.lower() in SCALES:
+        return UniMol2ForPropertyRegression(config)
+    return load_model(UniMol2ForPropertyRegression, settings.model, config, begins_anew=(TASK_HEAD,))
 
 
 def _exclude_failed(table: LabelledTable, molecules: list[FeaturizedMolecule]) -> None:
@@ -136,48 +190,23 @@ def _exclude_failed(table: LabelledTable, molecules: list[FeaturizedMolecule]) -
             raise TableError(f"no usable molecule is left in the {part} part; failures: {'; '.join(reasons[:3])}")
 
 
-def _label_statistics(table: LabelledTable) -> tuple[list[float], list[float]]:
+def scaled_targets(table: LabelledTable) -> Targets:
+    """The targets with mean and standard deviation of their training labels.
+
+    Raises:
+        TableError: a part of the split is empty, or a target hardly varies.
+    """
     check_parts(table)
     labels = table.labels[table.rows_of(TRAIN)]
-    means, stds = np.nanmean(labels, axis=0), np.nanstd(labels, axis=0)
+    means, stds = np.nanmean(labels, axis=0).tolist(), np.nanstd(labels, axis=0).tolist()
     for target, mean, std in zip(table.targets, means, stds, strict=True):
         if std < SMALLEST_RELATIVE_STD * abs(mean):
             raise TableError(
                 f"target {target} varies by {std:.3g} around {mean:.6g}: too little for single precision; "
                 "subtract the offset from the labels"
             )
-    return means.tolist(), stds.tolist()
-
-
-def _make_trainer(
-    model: UniMol2ForPropertyRegression,
-    extractor: UniMol2FeatureExtractor,
-    table: LabelledTable,
-    molecules: list[FeaturizedMolecule],
-    settings: FinetuneSettings,
-    output_dir: Path,
-) -> UniMol2Trainer:
-    def dataset(part: str) -> FeaturizedDataset:
-        rows = table.rows_of(part)
-        return FeaturizedDataset([molecules[row] for row in rows], table.labels[rows], part == TRAIN)
-
-    stds = np.array(model.config.label_std)
-    callbacks: list[TrainerCallback] = [StopWhenDiverged()]
-    if settings.patience:
-        callbacks.append(EarlyStoppingCallback(settings.patience))
-    args = training_arguments(settings, output_dir)
-    return UniMol2Trainer(
-        model=model,
-        # The run's device: the model is moved there later.
-        max_pairs_at_once=max_pairs_for(args.device.type, model.config.pair_hidden_size),
-        args=args,
-        train_dataset=dataset(TRAIN),
-        eval_dataset=dataset(VALID),
-        data_collator=DataCollatorForUniMol2(extractor),
-        processing_class=extractor,
-        compute_metrics=lambda prediction: _validation_metrics(prediction, table.targets, stds),
-        callbacks=callbacks,
-    )
+    scale = zip(table.targets, means, stds, strict=True)
+    return [{"name": name, "kind": REGRESSION, "mean": mean, "std": std} for name, mean, std in scale]
 
 
 def training_arguments(settings: FinetuneSettings, output_dir: Path) -> TrainingArguments:
@@ -226,29 +255,24 @@ def _validation_metrics(prediction: EvalPrediction, targets: list[str], stds: Fl
     return {**metrics, "score": float(np.mean(scaled))}
 
 
-def _predict_all(
-    model: UniMol2ForPropertyRegression,
-    extractor: UniMol2FeatureExtractor,
-    molecules: list[FeaturizedMolecule],
-    batch_size: int,
-) -> FloatArray:
+def predict_rows(model: UniMol2ForPropertyRegression, prepared: PreparedTable, batch_size: int) -> FloatArray:
     """Predictions (n, targets) in the labels' units, mean over conformers, NaN for failed molecules."""
-    pipeline = MoleculePropertyPipeline(model=model.eval(), feature_extractor=extractor, device=model.device)
+    pipeline = MoleculePropertyPipeline(model=model.eval(), feature_extractor=prepared.extractor, device=model.device)
     targets = model.config.target_names
-    values = np.full((len(molecules), len(targets)), np.nan)
-    for row, result in enumerate(pipeline.run_featurized(molecules, batch_size)):
+    values = np.full((len(prepared.molecules), len(targets)), np.nan)
+    for row, result in enumerate(pipeline.run_featurized(prepared.molecules, batch_size)):
         if result["predictions"] is not None:
             values[row] = [result["predictions"][target] for target in targets]
     return values
 
 
-def _evaluate(
-    table: LabelledTable, molecules: list[FeaturizedMolecule], predictions: FloatArray, means: list[float]
-) -> dict[str, Any]:
-    parts = {part: table.rows_of(part) for part in (VALID, TEST)}
+def evaluate(prepared: PreparedTable, predictions: FloatArray) -> dict[str, Any]:
+    """Metrics of the validation and the test part, and the counts of rows."""
+    table, molecules = prepared.table, prepared.molecules
+    means = [target["mean"] for target in prepared.targets]
     metrics = {
         part: metrics_by_target(predictions[rows], table.labels[rows], table.targets, means)
-        for part, rows in parts.items()
+        for part, rows in ((part, table.rows_of(part)) for part in (VALID, TEST))
     }
     failed = [molecule for molecule in molecules if molecule.error is not None]
     flat = [molecule for molecule in molecules if any(not c.provenance.is_3d for c in molecule.conformers)]
@@ -256,21 +280,17 @@ def _evaluate(
     return {**metrics, "rows": {**rows, "all": len(molecules), "failed": len(failed), "with_flat_conformer": len(flat)}}
 
 
-def _write_outputs(
-    output_dir: Path,
-    table: LabelledTable,
-    molecules: list[FeaturizedMolecule],
-    predictions: FloatArray,
-    report: dict[str, Any],
-) -> None:
-    (output_dir / "metrics.json").write_text(json.dumps(report, indent=2))
-    _row_report(table, molecules, predictions).to_csv(output_dir / "rows.csv", index=False)
-    rows = table.rows_of(TEST)
-    save_parity_plot(predictions[rows], table.labels[rows], report[TEST], output_dir / "parity.png")
+def write_outputs(output_dir: Path, prepared: PreparedTable, predictions: FloatArray, report: dict[str, Any]) -> None:
+    """Write metrics.json, rows.csv and parity.png."""
+    write_json_whole(output_dir / "metrics.json", report)
+    row_report(prepared, predictions).to_csv(output_dir / "rows.csv", index=False)
+    rows = prepared.table.rows_of(TEST)
+    save_parity_plot(predictions[rows], prepared.table.labels[rows], report[TEST], output_dir / "parity.png")
 
 
-def _row_report(table: LabelledTable, molecules: list[FeaturizedMolecule], predictions: FloatArray) -> pd.DataFrame:
+def row_report(prepared: PreparedTable, predictions: FloatArray) -> pd.DataFrame:
     """One line for every row of the input: its split, predictions, conformer, and why it failed or was not used."""
+    table, molecules = prepared.table, prepared.molecules
     columns: dict[str, Any] = {"smiles": table.smiles, "split": table.split}
     for number, target in enumerate(table.targets):
         columns[target] = table.labels[:, number]
@@ -278,6 +298,7 @@ def _row_report(table: LabelledTable, molecules: list[FeaturizedMolecule], predi
     methods = ([conformer.provenance.method for conformer in molecule.conformers] for molecule in molecules)
     columns["conformer"] = [conformer_summary(each) for each in methods]
     columns["error"] = ["" if molecule.error is None else molecule.error.reason for molecule in molecules]
+    columns["error_code"] = ["" if molecule.error is None else molecule.error.code for molecule in molecules]
     columns["note"] = table.notes
     return pd.DataFrame(columns)
 
@@ -293,6 +314,6 @@ def print_report(console: Console, report: dict[str, Any], output_dir: Path) -> 
     console.print(table)
     rows = report["rows"]
     console.print(
-        f"{rows['failed']} of {rows['all']} rows failed, {rows['with_flat_conformer']} have a flat conformer; "
+        f"{rows['failed']} of {rows['all']} rows failed, {rows['with_flat_conformer']} have a 2D conformer; "
         f"see rows.csv, metrics.json and parity.png in {escape(str(output_dir))}"
     )

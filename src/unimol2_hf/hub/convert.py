@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
-import typer
+from cyclopts import Parameter
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
 from rich.console import Console
@@ -426,16 +426,18 @@ def _outputs(model: UniMol2PreTrainedModel, batch: Mapping[str, Tensor]) -> Stat
 
 
 def main(
-    checkpoint: Annotated[str, typer.Argument(help="checkpoint.pt, model_*.pth, or a Hub id")],
-    output_dir: Annotated[Path, typer.Argument(help="folder to write")],
-    filename: Annotated[str | None, typer.Option(help="file inside the Hub repository")] = None,
-    head: Annotated[str | None, typer.Option(help="name of the task head, where there are several")] = None,
-    ignore_head: Annotated[bool, typer.Option(help="leave the task head out, keep the pretraining heads")] = False,
-    targets: Annotated[str | None, typer.Option(help="names of the task head's outputs, comma-separated")] = None,
-    max_shard_size: Annotated[str, typer.Option(help="largest safetensors file")] = "2GB",
-    verify: Annotated[bool, typer.Option(help="recompute molecules before and after")] = False,
-    molecules: Annotated[str | None, typer.Option(help="SMILES for --verify, comma-separated")] = None,
-    tolerance: Annotated[float, typer.Option(help="largest relative difference that --verify accepts")] = 1e-5,
+    checkpoint: Annotated[str, Parameter(help="checkpoint.pt, model_*.pth, or a Hub id")],
+    output_dir: Annotated[Path, Parameter(help="folder to write")],
+    /,
+    *,
+    filename: Annotated[str | None, Parameter(help="file inside the Hub repository")] = None,
+    head: Annotated[str | None, Parameter(help="name of the task head, where there are several")] = None,
+    ignore_head: Annotated[bool, Parameter(help="leave the task head out, keep the pretraining heads")] = False,
+    targets: Annotated[str | None, Parameter(help="names of the task head's outputs, comma-separated")] = None,
+    max_shard_size: Annotated[str, Parameter(help="largest safetensors file")] = "2GB",
+    verify: Annotated[bool, Parameter(help="recompute molecules before and after")] = False,
+    molecules: Annotated[str | None, Parameter(help="SMILES for --verify, comma-separated")] = None,
+    tolerance: Annotated[float, Parameter(help="largest relative difference that --verify accepts")] = 1e-5,
 ) -> None:
     """Convert an official Uni-Mol2 checkpoint to safetensors, config and feature extractor."""
     console = Console()
@@ -447,7 +449,7 @@ def main(
         UniMol2FeatureExtractor().save_pretrained(output_dir)
     except CheckpointError as error:
         console.print(f"[red]not converted:[/] {escape(str(error))}", highlight=False)
-        raise typer.Exit(1) from error
+        raise SystemExit(1) from error
     console.print(
         f"{type(model).__name__}, {model.num_parameters():,} parameters, from the weights under {loaded.origin!r} "
         f"-> {output_dir}"
@@ -465,4 +467,4 @@ def _report(console: Console, differences: dict[str, float], tolerance: float) -
     largest = max(differences.values())
     console.print(f"largest difference: {largest:.2e} (tolerance {tolerance:.0e})")
     if not largest <= tolerance:
-        raise typer.Exit(2)
+        raise SystemExit(2)

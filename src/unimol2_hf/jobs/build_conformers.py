@@ -16,32 +16,39 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from rdkit import Chem
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..conformers import TWO_DIMENSIONAL, Conformer, conformer_versions, depict, generate_conformers, given_conformers
-from ..data.descriptors import RDKIT, descriptor_names, rdkit_descriptors
+from ..data.atomic_files import SETTINGS_FILE, write_json_whole, write_settings
+from ..data.descriptors import descriptor_names, rdkit_descriptors
 from ..data.molecule_files import MoleculeRow, kept_widths, read_molecules
 from ..data.number_columns import as_stored, number_field
 from ..data.scaffolds import murcko_scaffold
 from ..data.shards import (
+    CONFORMERS,
     PRETRAINING_SCHEMA,
     finished_shards,
     shard_counts,
     shard_path,
     whole_or_absent,
-    write_json_whole,
 )
-from ..errors import MoleculeError, MoleculeTooLargeError, TableError
-from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
-from ..molecules import molecule_of, remove_hydrogens
-from ..settings_unimol2 import ConformerSettings
-from ..worker_pool import map_in_order
+from ..errors import (
+    DuplicateMoleculeError,
+    MoleculeError,
+    MoleculeTooLargeError,
+    SettingsError,
+    UnexpectedMoleculeError,
+)
+from ..molecules import canonical_order, molecule_of, remove_hydrogens
+from ..worker_pool import map_in_order, worker_count
 from .output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
+from .settings import BuildSettings
 
-CONFORMERS, RDKIT_DESCRIPTORS = "conformers", "rdkit_descriptors"
+RDKIT_DESCRIPTORS = "rdkit_descriptors"
 _READ_AHEAD = 256
 _EMPTY: dict[str, Any] = {
     "atomic_numbers": None,
@@ -53,71 +60,21 @@ _EMPTY: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class BuildSettings:
-    """Everything that decides a library of conformers; the defaults are the paper's (10 in 3D, one in 2D).
+def library_schema(settings: BuildSettings, source: Path) -> pa.Schema:
+    """Columns of a shard: those of every library, then the kept ones and the descriptors.
 
-    Attributes:
-        smiles_column, id_column: columns of a table; for SDF `id_column` names a property.
-        num_conformers: 3D conformers a molecule; those that the file brings are kept and count.
-        include_2d: add RDKit's 2D depiction.
-        seed: of the first conformer; the k-th uses `seed + k`.
-        keep_columns: numeric columns of the source that the library keeps (pretraining's graph targets): numbers, in
-            Parquet also lists of numbers of one length; empty cells are missing values.
-        descriptors: "rdkit" adds RDKit's descriptors as a column `rdkit_descriptors` (7 ms a molecule).
-        embed_timeout: seconds after which RDKit is stopped; the last resort.
-        max_atoms: a molecule with more heavy atoms is a row with an error.
-        rows_per_shard: consecutive input rows of a Parquet file; what a kill can cost.
-        num_workers: processes.
+    Raises:
+        TableError: the source lacks a column to keep.
+        SettingsError: a column to keep has a name that every library uses.
     """
-
-    smiles_column: str = "smiles"
-    id_column: str | None = None
-    num_conformers: int = 10
-    include_2d: bool = True
-    seed: int = 42
-    embed_timeout: int = ConformerSettings.embed_timeout
-    max_atoms: int = 256
-    keep_columns: tuple[str, ...] | None = None
-    descriptors: str | None = None
-    rows_per_shard: int = 4096
-    num_workers: int = 2
-
-    def __post_init__(self) -> None:
-        if self.rows_per_shard < 1 or self.num_workers < 0:
-            raise TableError(f"rows_per_shard={self.rows_per_shard} must be at least 1, num_workers at least 0")
-        if self.descriptors not in (None, RDKIT):
-            raise TableError(f"unknown descriptors {self.descriptors!r}; use {RDKIT}")
-        taken = {*PRETRAINING_SCHEMA.names, *([RDKIT_DESCRIPTORS] if self.descriptors else [])}
-        clash = sorted(taken & set(self.kept))
-        if clash or len(set(self.kept)) < len(self.kept):
-            raise TableError(f"keep_columns names {', '.join(clash) or 'a column twice'}; a library has it already")
-        # The featurizer's own rules, told before the first molecule.
-        UniMol2FeatureExtractor(
-            max_atoms=self.max_atoms,
-            num_conformers=self.num_conformers,
-            include_2d=self.include_2d,
-            seed=self.seed,
-            embed_timeout=self.embed_timeout,
-        )
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        return self.keep_columns or ()
-
-    def schema(self, source: Path) -> pa.Schema:
-        """Columns of a shard: those of every library, then the kept ones and the descriptors.
-
-        Raises:
-            TableError: the source lacks a column to keep.
-        """
-        kept = [number_field(name, width) for name, width in kept_widths(source, self.kept).items()]
-        names = {b"names": json.dumps(descriptor_names()).encode()}
-        described = number_field(RDKIT_DESCRIPTORS, len(descriptor_names())).with_metadata(names)
-        return pa.schema([*PRETRAINING_SCHEMA, *kept, *([described] if self.descriptors else [])])
-
-    def of_output(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "num_workers"}
+    taken = {*PRETRAINING_SCHEMA.names, *([RDKIT_DESCRIPTORS] if settings.descriptors else [])}
+    clash = sorted(taken & set(settings.kept))
+    if clash:
+        raise SettingsError(f"keep_columns names {', '.join(clash)}; a library has it already")
+    kept = [number_field(name, width) for name, width in kept_widths(source, settings.kept).items()]
+    names = {b"names": json.dumps(descriptor_names()).encode()}
+    described = number_field(RDKIT_DESCRIPTORS, len(descriptor_names())).with_metadata(names)
+    return pa.schema([*PRETRAINING_SCHEMA, *kept, *([described] if settings.descriptors else [])])
 
 
 @dataclass
@@ -146,10 +103,12 @@ def build_conformers(source: Path, output_dir: Path, settings: BuildSettings, co
     whose canonical SMILES came before is a row with an error that names the first one.
 
     Raises:
-        TableError: the source cannot be read, or the folder holds another job's output.
-        UniMol2Error: a conformer setting is out of range.
+        TableError: the source cannot be read.
+        OutputFolderError: the folder cannot be used, or holds another job's output.
+        SettingsError: a column to keep has a name that every library uses.
     """
     next(_rows_of(source, settings), None)
+    schema = library_schema(settings, source)
     shards = output_dir / CONFORMERS
     with locked_output(output_dir):
         shards.mkdir(exist_ok=True)
@@ -158,21 +117,29 @@ def build_conformers(source: Path, output_dir: Path, settings: BuildSettings, co
             "conformers": conformer_versions(),
             "settings": settings.of_output(),
         }
-        start_or_continue(output_dir, shards, job, {"source": str(source.resolve())})
-        _build_missing_shards(source, shards, settings, console)
+        start_or_continue(output_dir, shards, job, {"source": str(source.resolve())}, _todays_settings)
+        write_settings(output_dir / SETTINGS_FILE, settings)
+        _build_missing_shards(source, shards, settings, schema, console)
         return _finish(output_dir, console)
+
+
+def _todays_settings(recorded: dict[str, Any]) -> dict[str, Any]:
+    """What had no setting then was as by default."""
+    return {**BuildSettings().of_output(), **recorded}
 
 
 def _rows_of(source: Path, settings: BuildSettings) -> Iterator[MoleculeRow]:
     return read_molecules(source, settings.smiles_column, settings.id_column, settings.kept)
 
 
-def _build_missing_shards(source: Path, shards: Path, settings: BuildSettings, console: Console) -> None:
+def _build_missing_shards(
+    source: Path, shards: Path, settings: BuildSettings, schema: pa.Schema, console: Console
+) -> None:
     done = finished_shards(shards)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} rows"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("conformers", total=None)
-        rows, schema = _rows_of(source, settings), settings.schema(source)
+        rows = _rows_of(source, settings)
         first_rows = _FirstRows()
 
         def missing() -> Iterator[tuple[int, Any]]:
@@ -184,7 +151,7 @@ def _build_missing_shards(source: Path, shards: Path, settings: BuildSettings, c
                     yield from ((row.number, first_rows.check(row)) for row in shard)
 
         work = partial(build_row, settings=settings)
-        numbered = map_in_order(work, missing(), settings.num_workers, _READ_AHEAD)
+        numbered = map_in_order(work, missing(), worker_count(settings.num_workers), _READ_AHEAD)
         records = ({"row": row, **record} for row, record in numbered)
         for number, group in groupby(records, lambda record: record["row"] // settings.rows_per_shard):
             with whole_or_absent(shard_path(shards, number), schema) as writer:
@@ -216,15 +183,15 @@ class _FirstRows:
     def check(self, row: MoleculeRow) -> _Task:
         try:
             heavy = remove_hydrogens(molecule_of(row.molecule))
-            smiles = str(Chem.MolToSmiles(heavy))
+            smiles, order = canonical_order(heavy)
         except MoleculeError as error:
             return _Task(row.id, row.smiles, error, row.kept)
         except (RuntimeError, ValueError) as error:
-            return _Task(row.id, row.smiles, MoleculeError(f"unexpected {type(error).__name__}: {error}"), row.kept)
+            return _Task(row.id, row.smiles, UnexpectedMoleculeError.of(error), row.kept)
         first = self._rows.setdefault(_digest(smiles), row.number)
         if first != row.number:
-            return _Task(row.id, smiles, MoleculeError(f"duplicate of row {first}"), row.kept, duplicate=True)
-        return _Task(row.id, smiles, _FrozenHeavyAtoms.of(heavy, smiles), row.kept)
+            return _Task(row.id, smiles, DuplicateMoleculeError(f"duplicate of row {first}"), row.kept, duplicate=True)
+        return _Task(row.id, smiles, _FrozenHeavyAtoms.of(heavy, smiles, order), row.kept)
 
     def remember_shard(self, path: Path) -> None:
         """The molecules of a shard that was finished before."""
@@ -245,8 +212,7 @@ class _FrozenHeavyAtoms:
     given: tuple[Conformer, ...]
 
     @classmethod
-    def of(cls, heavy: Chem.Mol, smiles: str) -> "_FrozenHeavyAtoms":
-        order = np.array(heavy.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+    def of(cls, heavy: Chem.Mol, smiles: str, order: NDArray[np.intp]) -> "_FrozenHeavyAtoms":
         given = given_conformers(heavy, heavy.GetNumConformers()) if heavy.GetNumConformers() else []
         return cls(smiles, tuple(replace(each, coordinates=each.coordinates[order]) for each in given))
 
@@ -258,12 +224,13 @@ def build_row(task: _Task, settings: BuildSettings) -> dict[str, Any]:
     try:
         if isinstance(task.molecule, MoleculeError):
             raise task.molecule
-        return {**record, **_conformers_of(task.molecule, settings), "error": None}
-    except MoleculeError as error:
-        return {**record, "error": error.reason}
-    except Exception as error:
+        return {**record, **_conformers_of(task.molecule, settings), "error": None, "error_code": None}
+    except MoleculeError as known:
+        error = known
+    except Exception as unknown:
         # RDKit raises bare C++ errors for molecules nobody thought of; one of them must not end a library's run.
-        return {**record, "error": f"unexpected {type(error).__name__}: {error}"}
+        error = UnexpectedMoleculeError.of(unknown)
+    return {**record, "error": error.reason, "error_code": error.code}
 
 
 def _conformers_of(frozen: _FrozenHeavyAtoms, settings: BuildSettings) -> dict[str, Any]:
@@ -288,7 +255,7 @@ def _conformers_of(frozen: _FrozenHeavyAtoms, settings: BuildSettings) -> dict[s
 def _generated(heavy: Chem.Mol, settings: BuildSettings, count: int) -> Iterable[Conformer]:
     if count < 1:
         return ()
-    wanted = ConformerSettings(num_conformers=count, seed=settings.seed, embed_timeout=settings.embed_timeout)
+    wanted = replace(settings, num_conformers=count, include_2d=False)
     return generate_conformers(heavy, wanted)
 
 

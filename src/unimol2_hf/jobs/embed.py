@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,85 +22,32 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..conformers import conformer_versions
+from ..data.atomic_files import SETTINGS_FILE, write_json_whole, write_settings
 from ..data.molecule_files import MoleculeRow, read_molecules
 from ..data.shards import (
     CONFORMER_SCHEMA,
+    CONFORMERS,
     embedding_schema,
     finished_shards,
     shard_counts,
     shard_path,
     whole_or_absent,
-    write_json_whole,
 )
-from ..errors import ModelError, TableError
+from ..errors import ModelError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2Model
-from ..models.loading import LOAD_ERRORS, check_complete, lacking_weights
-from ..models.packaged import NANO_NAME, resolve_model
-from ..molecules import remove_hydrogens
+from ..models.loading import load_feature_extractor, load_model
+from ..molecules import canonical_order, remove_hydrogens
 from ..packed_linear import LARGEST_PACKED_MODEL
 from ..pipeline_unimol2 import MoleculeEmbeddingPipeline
-from ..settings_unimol2 import POOLINGS
+from ..worker_pool import worker_count
 from .output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
+from .settings import EmbedSettings
 
-EMBEDDINGS, CONFORMERS = "embeddings", "conformers"
+EMBEDDINGS = "embeddings"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-COMPILE_MODES = ("none", "dynamic", "static")
 # Features of this many molecules a worker wait for the model: enough to keep workers busy while it runs a window.
 _READ_AHEAD = 512
-
-
-@dataclass(frozen=True)
-class EmbedSettings:
-    """Everything that decides the output of an embedding job, and how it is computed.
-
-    Attributes:
-        model: "unimol2-nano" (comes with the package), a folder or a Hub id.
-        smiles_column, id_column: columns of a table; for SDF `id_column` names a property.
-        pooling: "cls" or "mean" over the atoms.
-        per_atom: also one vector for each heavy atom.
-        half: store vectors as float16.
-        keep_conformers: also write conformers, as a library that this command reads.
-        ignore_conformers: generate conformers also where the file brings some.
-        featurizer: settings of the feature extractor that replace the model folder's own.
-        dtype: precision of the model: "float32", "bfloat16" or "float16".
-        rows_per_shard: consecutive rows of a Parquet file; what a kill can cost.
-        batch_size: most conformers of a batch.
-        device: "auto", "cpu", "cuda", ...
-        num_workers: processes for conformers and features.
-        compile: "none"; "dynamic" (one graph for all shapes, about 2 minutes at the start); "static" (fixed shapes,
-            one graph each, CUDA graphs on a GPU).
-    """
-
-    model: str = NANO_NAME
-    smiles_column: str = "smiles"
-    id_column: str | None = None
-    pooling: str = "cls"
-    per_atom: bool = False
-    half: bool = False
-    keep_conformers: bool = False
-    ignore_conformers: bool = False
-    featurizer: Mapping[str, Any] = field(default_factory=dict)
-    dtype: str = "float32"
-    rows_per_shard: int = 8192
-    batch_size: int = 32
-    device: str = "auto"
-    num_workers: int = 2
-    compile: str = "none"
-
-    def __post_init__(self) -> None:
-        for name, known in (("pooling", POOLINGS), ("dtype", tuple(DTYPES)), ("compile", COMPILE_MODES)):
-            if getattr(self, name) not in known:
-                raise TableError(f"unknown {name} {getattr(self, name)!r}; use one of {', '.join(known)}")
-        if self.rows_per_shard < 1 or self.batch_size < 1:
-            raise TableError(
-                f"rows_per_shard={self.rows_per_shard} and batch_size={self.batch_size} must be at least 1"
-            )
-
-    def of_output(self) -> dict[str, Any]:
-        """The settings on which the output depends; where the others change, a job may go on."""
-        how = ("model", "device", "num_workers")
-        return {name: value for name, value in asdict(self).items() if name not in how}
 
 
 @dataclass
@@ -124,9 +71,10 @@ def embed(source: Path, output_dir: Path, settings: EmbedSettings, console: Cons
     `job.json` (what the job is) and, when all is done, `summary.json`.
 
     Raises:
-        TableError: the source cannot be read, or the folder holds another job's output.
+        TableError: the source cannot be read.
+        OutputFolderError: the folder cannot be used, or holds another job's output.
         ModelError: the model cannot be loaded.
-        UniMol2Error: a featurizer setting is out of range.
+        SettingsError: a featurizer setting is out of range.
     """
     first_row = next(read_molecules(source, settings.smiles_column, settings.id_column), None)
     with locked_output(output_dir):
@@ -147,7 +95,16 @@ def start_or_continue_embedding(embedder: "LibraryEmbedder", source: Path, outpu
         "settings": embedder.settings.of_output(),
     }
     about = {"source": str(source.resolve()), "model": embedder.settings.model, "torch": torch.__version__}
-    start_or_continue(output_dir, embedder.embeddings_dir, job, about)
+    start_or_continue(output_dir, embedder.embeddings_dir, job, about, _todays_settings)
+    write_settings(output_dir / SETTINGS_FILE, embedder.settings)
+
+
+def _todays_settings(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Today's names for those of version 0.1; what had no setting then was as by default."""
+    if "dtype" in recorded:
+        recorded["store_precision"] = "float16" if recorded.pop("half") else "float32"
+        recorded["precision"] = recorded.pop("dtype")
+    return {**EmbedSettings().of_output(), **recorded}
 
 
 def _embed_missing_shards(embedder: "LibraryEmbedder", source: Path, console: Console) -> None:
@@ -165,7 +122,7 @@ def _embed_missing_shards(embedder: "LibraryEmbedder", source: Path, console: Co
                 else:
                     yield row
 
-        featurized = embedder.featurize(missing(), settings.num_workers)
+        featurized = embedder.featurize(missing(), worker_count(settings.num_workers))
         for number, shard in groupby(featurized, lambda pair: pair[0].number // settings.rows_per_shard):
             embedder.write_shard(number, shard, lambda: progress.advance(task))
 
@@ -204,7 +161,7 @@ class LibraryEmbedder:
     ) -> int:
         """Embed the rows of a shard and write it; returns their number, and calls back after each."""
         width = self.pipeline.model.config.hidden_size
-        schema = embedding_schema(width, self.settings.per_atom, self.settings.half)
+        schema = embedding_schema(width, self.settings.per_atom, self.settings.store_precision)
         with ExitStack() as stack:
             # Left first, moved into place last: a shard with embeddings has its conformers.
             embeddings = stack.enter_context(whole_or_absent(shard_path(self.embeddings_dir, number), schema))
@@ -238,7 +195,7 @@ class LibraryEmbedder:
     def _embedding_record(
         self, row: MoleculeRow, molecule: FeaturizedMolecule, result: Mapping[str, Any]
     ) -> dict[str, Any]:
-        kind = np.float16 if self.settings.half else np.float32
+        kind = np.dtype(self.settings.store_precision)
         vector, atoms = result["embedding"], result.get("atom_embeddings")
         record = {
             "row": row.number,
@@ -250,6 +207,7 @@ class LibraryEmbedder:
             "has_graph_features": molecule.has_graph_features,
             "conformers": [conformer.provenance.to_dict() for conformer in molecule.conformers],
             "error": result["error"],
+            "error_code": result["error_code"],
         }
         if self.settings.per_atom:
             record["atom_embeddings"] = None if atoms is None else list(atoms.astype(kind))
@@ -288,13 +246,12 @@ def conformer_record(row: MoleculeRow, molecule: FeaturizedMolecule) -> dict[str
     """A row of `CONFORMER_SCHEMA`; a cropped molecule is kept without its coordinates, which are not whole."""
     record: dict[str, Any] = {"row": row.number, "id": row.id, "smiles": row.smiles}
     record["error"] = None if molecule.error is None else molecule.error.reason
+    record["error_code"] = None if molecule.error is None else molecule.error.code
     if molecule.features is None or molecule.cropped:
         return {**record, "atomic_numbers": None, "conformers": [], "provenance": []}
     numbers, order = molecule.features["input_ids"], np.arange(molecule.num_heavy_atoms)
     if isinstance(row.molecule, Chem.Mol):
-        heavy = remove_hydrogens(row.molecule)
-        record["smiles"] = Chem.MolToSmiles(heavy)
-        order = np.array(heavy.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+        record["smiles"], order = canonical_order(remove_hydrogens(row.molecule))
     return {
         **record,
         "atomic_numbers": numbers[order].astype(np.uint8),
@@ -309,16 +266,15 @@ def load_embedding_pipeline(settings: EmbedSettings) -> MoleculeEmbeddingPipelin
     Raises:
         ModelError: the folder or Hub id cannot be loaded, or there is no such device.
     """
-    device, name = settings.device, resolve_model(settings.model)
+    device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(UniMol2Model, settings.model, dtype=DTYPES[settings.precision]).eval()
+    extractor = load_feature_extractor(settings.model)
     try:
-        model, loading = UniMol2Model.from_pretrained(name, dtype=DTYPES[settings.dtype], output_loading_info=True)
-        extractor = UniMol2FeatureExtractor.from_pretrained(name)
-        model = model.eval().to(device)
-    except (*LOAD_ERRORS, AssertionError) as error:
+        model = model.to(device)
+    except (RuntimeError, AssertionError) as error:
         raise ModelError(f"{settings.model} cannot be used on {device}: {error}") from error
-    check_complete(settings.model, lacking_weights(loading))
     pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=extractor, device=device)
     if settings.compile == "none":
         if model.num_parameters() <= LARGEST_PACKED_MODEL:
@@ -337,6 +293,6 @@ def finish(output_dir: Path, console: Console) -> EmbedSummary:
     write_json_whole(output_dir / SUMMARY_FILE, asdict(summary))
     console.print(
         f"{summary.rows} rows in {escape(str(output_dir / EMBEDDINGS))}: {summary.failed} failed "
-        f"(reason in the error column), {summary.flat} from a flat conformer"
+        f"(reason in the error column), {summary.flat} from a 2D conformer"
     )
     return summary

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..data.conformer_library import conformer_shards_of
 from ..data.molecule_files import files_of
-from ..errors import TableError
+from ..errors import LibraryError
 
 ACYCLIC = "(acyclic)"
 STATISTICS_FILE, STATISTICS_FIGURE = "scaffolds.json", "scaffolds.png"
@@ -68,11 +68,11 @@ def library_statistics(folder: Path, name: str | None = None) -> LibraryStatisti
     """Read the statistics of a folder that `unimol2-hf conformers build` wrote.
 
     Raises:
-        TableError: no such folder, or no shards with scaffolds in it.
+        LibraryError: no such folder, or no shards with scaffolds in it.
     """
     paths = files_of(conformer_shards_of(folder))
     if not paths:
-        raise TableError(f"{folder} holds no shards of `unimol2-hf conformers build`")
+        raise LibraryError(f"{folder} holds no shards of `unimol2-hf conformers build`")
     scaffolds: Counter[str] = Counter()
     heavy_atoms: Counter[int] = Counter()
     failed: Counter[str] = Counter()
@@ -81,7 +81,7 @@ def library_statistics(folder: Path, name: str | None = None) -> LibraryStatisti
     for path in paths:
         names = pq.read_schema(path).names
         if not {"scaffold", "provenance", "num_heavy_atoms", "error"} <= set(names):
-            raise TableError(f"{path} was not written by `unimol2-hf conformers build`")
+            raise LibraryError(f"{path} was not written by `unimol2-hf conformers build`")
         for batch in pq.ParquetFile(path).iter_batches(
             columns=["scaffold", "num_heavy_atoms", "provenance.list.element.is_3d", "error"]
         ):

@@ -7,7 +7,6 @@ folder must be visible to all machines under the same path.
 import pickle
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..conformers import ConformerProvenance
-from ..data.molecule_files import MoleculeRow, read_molecules
+from ..data.molecule_files import MoleculeRow, read_molecules, stored_error
 from ..data.shards import PROVENANCE, finished_shards, shard_path, whole_or_absent
-from ..errors import MoleculeError, UniMol2Error
-from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
-from ..models.packaged import resolve_model
+from ..errors import MoleculeError, SettingsError
+from ..models.loading import load_feature_extractor
 from ..molecules import Molecule
-from .embed import EmbedSettings, EmbedSummary, LibraryEmbedder, featurize_rows, finish, start_or_continue_embedding
+from .embed import EmbedSummary, LibraryEmbedder, featurize_rows, finish, start_or_continue_embedding
 from .memory import keep_freed_memory
 from .output_folder import locked_output
+from .settings import EmbedSettings, RaySettings
 
 STAGED = "staged"
 STAGED_SCHEMA = pa.schema(
@@ -40,26 +39,10 @@ STAGED_SCHEMA = pa.schema(
         ("coordinates", pa.list_(pa.list_(pa.float32()))),
         ("provenance", pa.list_(PROVENANCE)),
         ("error", pa.string()),
+        ("error_code", pa.string()),
     ]
 )
 _BINARY_OPTIONS = int(Chem.PropertyPickleOptions.AllProps | Chem.PropertyPickleOptions.CoordsAsDouble)
-
-
-@dataclass(frozen=True)
-class RaySettings:
-    """Where and how wide a job runs.
-
-    Attributes:
-        address: of a running cluster ("auto" finds it), or `None` for a local one.
-        num_cpus: cores of a local cluster; `None` takes all.
-        num_models: copies of the model, each an actor.
-        gpus_per_model: GPUs of each copy; 0 runs on CPU.
-    """
-
-    address: str | None = None
-    num_cpus: int | None = None
-    num_models: int = 1
-    gpus_per_model: float = 0
 
 
 def embed_with_ray(
@@ -68,7 +51,7 @@ def embed_with_ray(
     """`embed`, on a Ray cluster.
 
     Raises:
-        UniMol2Error: Ray is not installed; else as `embed`.
+        SettingsError: Ray is not installed; else as `embed`.
     """
     ray = _import_ray()
     with locked_output(output_dir):
@@ -90,7 +73,7 @@ def _import_ray() -> Any:
         import ray  # noqa: PLC0415 - an extra
         import ray.data  # noqa: PLC0415
     except ImportError as error:
-        raise UniMol2Error('Ray is not installed; pip install "unimol2-hf[ray]"') from error
+        raise SettingsError('Ray is not installed; pip install "unimol2-hf[ray]"') from error
     return ray
 
 
@@ -114,14 +97,14 @@ def stage_rows(source: Path, staged: Path, embeddings_dir: Path, settings: Embed
 
 def _staged_record(row: MoleculeRow) -> dict[str, Any]:
     record: dict[str, Any] = {"row": row.number, "id": row.id, "smiles": row.smiles}
-    record |= {"binary": None, "coordinates": None, "error": None}
+    record |= {"binary": None, "coordinates": None, "error": None, "error_code": None}
     record["provenance"] = [provenance.to_dict() for provenance in row.provenance]
     if isinstance(row.molecule, Chem.Mol):
         record["binary"] = row.molecule.ToBinary(_BINARY_OPTIONS)
     elif isinstance(row.molecule, dict):
         record["coordinates"] = [positions.ravel() for positions in row.molecule["coordinates"]]
     elif isinstance(row.molecule, MoleculeError):
-        record["error"] = row.molecule.reason
+        record |= {"error": row.molecule.reason, "error_code": row.molecule.code}
     return record
 
 
@@ -139,7 +122,7 @@ def _staged_molecule(record: dict[str, Any]) -> Molecule:
         positions = np.stack([np.asarray(flat, dtype=np.float32).reshape(-1, 3) for flat in record["coordinates"]])
         return {"smiles": record["smiles"], "coordinates": positions}
     if record["error"] is not None:
-        return MoleculeError(record["error"])
+        return stored_error(record)
     return str(record["smiles"])
 
 
@@ -147,7 +130,7 @@ class _FeaturizeShards:
     """An actor: shard numbers to their featurised rows."""
 
     def __init__(self, settings: EmbedSettings, staged: Path) -> None:
-        self._extractor = UniMol2FeatureExtractor.from_pretrained(resolve_model(settings.model))
+        self._extractor = load_feature_extractor(settings.model)
         self._staged, self._settings = staged, settings
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +160,7 @@ def _cores_for_conformers(ray: Any, ray_settings: RaySettings) -> int:
     cores = int(ray.cluster_resources().get("CPU", 0))
     free = cores - (0 if ray_settings.gpus_per_model else ray_settings.num_models)
     if free < 1:
-        raise UniMol2Error(
+        raise SettingsError(
             f"{ray_settings.num_models} models on {cores} cores leave none for conformers; ask for fewer models"
         )
     return free

@@ -2,18 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..data.atomic_files import make_output_folder, write_json_whole
 from ..data.molecule_files import files_of
-from ..data.shards import finished_shards, write_json_whole
-from ..errors import TableError
+from ..data.shards import finished_shards
+from ..errors import OutputFolderError
 
 JOB_FILE, SUMMARY_FILE, LOCK_FILE = "job.json", "summary.json", ".lock"
+# 1 was version 0.1's.
+JOB_FORMAT = 2
 _FINGERPRINT_BYTES = 2**20
 _LOCK_SECONDS = 4
 
@@ -24,12 +27,14 @@ def locked_output(output_dir: Path) -> Iterator[None]:
     # Workers of a job that was just killed hold its lock until they notice: hence the wait.
     lock = FileLock(output_dir / LOCK_FILE, timeout=_LOCK_SECONDS)
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        make_output_folder(output_dir)
         lock.acquire()
     except Timeout as error:
-        raise TableError(f"another process writes into {output_dir}; wait for it or choose another folder") from error
+        raise OutputFolderError(
+            f"another process writes into {output_dir}; wait for it or choose another folder"
+        ) from error
     except OSError as error:
-        raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
+        raise OutputFolderError(f"{output_dir} cannot be used as the output folder: {error}") from error
     try:
         yield
     finally:
@@ -37,32 +42,43 @@ def locked_output(output_dir: Path) -> Iterator[None]:
 
 
 def start_or_continue(
-    output_dir: Path, shards_dir: Path, job: Mapping[str, Any], about: Mapping[str, Any] | None = None
+    output_dir: Path,
+    shards_dir: Path,
+    job: Mapping[str, Any],
+    about: Mapping[str, Any] | None = None,
+    updated: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> None:
-    """Record what the job is; raise `TableError` where the folder holds another job.
+    """Record what the job is; raise `OutputFolderError` where the folder holds another job.
 
     Args:
         job: `settings`, and fingerprints of whatever else decides the output.
         about: what a reader wants to know besides.
+        updated: settings that were recorded by an earlier version to today's.
     """
     job = json.loads(json.dumps(job, default=str))
     path = output_dir / JOB_FILE
     if path.exists():
-        recorded = json.loads(path.read_text())
-        different = sorted(_differences(recorded["job"], job))
+        content = json.loads(path.read_text())
+        recorded = content["job"]
+        recorded["settings"] = updated(recorded["settings"])
+        # Version 0.1 took the model's fingerprint from a config that reads differently now. Of a finished job nothing
+        # will be computed any more, so nothing can come from another model.
+        if content.get("format", 1) < JOB_FORMAT and (output_dir / SUMMARY_FILE).exists():
+            recorded.pop("model", None)
+        different = sorted(_differences(recorded, job))
         if different:
-            raise TableError(
+            raise OutputFolderError(
                 f"{output_dir} holds the output of another job ({', '.join(different)} differ); "
                 "choose another folder or delete it"
             )
         return
     if finished_shards(shards_dir):
-        raise TableError(f"{output_dir} holds shards of an unknown job; choose another folder or delete it")
-    write_json_whole(path, {"job": job, "about": dict(about or {})})
+        raise OutputFolderError(f"{output_dir} holds shards of an unknown job; choose another folder or delete it")
+    write_json_whole(path, {"format": JOB_FORMAT, "job": job, "about": dict(about or {})})
 
 
 def _differences(recorded: Mapping[str, Any], job: Mapping[str, Any]) -> Iterator[str]:
-    for name in {*recorded, *job} - {"settings"}:
+    for name in set(recorded) - {"settings"}:
         if recorded.get(name) != job.get(name):
             yield name
     before, now = recorded.get("settings", {}), job["settings"]

@@ -1,68 +1,99 @@
 """Loading with checks: is it a Uni-Mol2 model, can it be loaded, are all of its weights there."""
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from ..configuration_unimol2 import UniMol2Config
 from ..errors import ModelError
-from ..modeling_unimol2 import UniMol2ForPropertyRegression
+from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
+from ..modeling_unimol2 import UniMol2PreTrainedModel
+from .packaged import resolve_model
 
+PREPROCESSOR_FILE = "preprocessor_config.json"
+TASK_HEAD = "classifier."
 # What `from_pretrained` raises for a folder, a config or weights that cannot be used.
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
+Loaded = TypeVar("Loaded", bound=UniMol2PreTrainedModel)
 
-def check_model_type(model: str) -> None:
-    """Raise `ModelError` unless a folder or Hub id says that it holds a Uni-Mol2 model."""
+
+def load_config(model: str, **changes: Any) -> UniMol2Config:
+    """The config of "unimol2-nano", a folder or a Hub id, single fields changed.
+
+    Raises:
+        ModelError: it cannot be read, is no Uni-Mol2 model's, or has no such field.
+    """
+    folder = resolve_model(model)
     try:
-        found = UniMol2Config.get_config_dict(model)[0].get("model_type")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{model} cannot be loaded: {error}") from error
-    if found != UniMol2Config.model_type:
-        raise ModelError(f"{model} holds no Uni-Mol2 model (its model_type is {found!r})")
+        found = UniMol2Config.get_config_dict(folder)[0].get("model_type")
+        if found != UniMol2Config.model_type:
+            raise ModelError(f"{model} holds no Uni-Mol2 model (its model_type is {found!r})")
+        config, unknown = UniMol2Config.from_pretrained(folder, return_unused_kwargs=True, **changes)
+    except LOAD_ERRORS as error:
+        raise error if isinstance(error, ModelError) else ModelError(f"{model} cannot be loaded: {error}") from error
+    if unknown:
+        raise ModelError(f"{model}: UniMol2Config has no field {next(iter(unknown))!r}")
+    made: UniMol2Config = config
+    return made
 
 
-def lacking_weights(loading: Mapping[str, Any]) -> set[str]:
-    """Names that were missing or of another shape, from `from_pretrained`'s `output_loading_info`."""
-    return {*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])}
-
-
-def check_complete(model: str, lacking: Iterable[str], what: str = "is incomplete") -> None:
-    """Raise `ModelError` if any weights are lacking: random ones would be taken for pretrained ones."""
-    names = sorted(lacking)
-    if names:
-        raise ModelError(f"{model} {what}: no usable weights for {', '.join(names[:3])} ({len(names)} in all)")
-
-
-PREPROCESSOR_FILE = "preprocessor_config.json"
-
-
-def _has_extractor(model: str) -> bool:
-    return not Path(model).is_dir() or (Path(model) / PREPROCESSOR_FILE).is_file()
-
-
-def load_regression_model(model: str, new_head: bool = False, **overrides: Any) -> UniMol2ForPropertyRegression:
-    """A regression model from a folder or Hub id, with every weight of its encoder.
+def load_model(
+    model_class: type[Loaded],
+    model: str,
+    config: UniMol2Config | None = None,
+    dtype: torch.dtype | None = None,
+    begins_anew: tuple[str, ...] = (),
+) -> Loaded:
+    """A model with every one of its weights: random ones would be taken for pretrained ones.
 
     Args:
-        new_head: whether the task head may be missing, or of another shape.
-        **overrides: fields of the config to replace.
+        model_class: what to load it as.
+        model: "unimol2-nano", a folder or a Hub id.
+        config: from `load_config`; by default the model's own.
+        dtype: of the weights; by default the folder's.
+        begins_anew: prefixes of weights that may be missing or of another shape, such as a task head's.
 
     Raises:
         ModelError: it cannot be loaded, is no Uni-Mol2 model, or weights are missing.
     """
-    check_model_type(model)
+    config = config or load_config(model)
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     try:
-        config = UniMol2Config.from_pretrained(model, **overrides)
-        loaded, loading = UniMol2ForPropertyRegression.from_pretrained(
-            model, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        loaded, found = model_class.from_pretrained(
+            resolve_model(model), config=config, ignore_mismatched_sizes=True, output_loading_info=True, **options
         )
     except LOAD_ERRORS as error:
         raise ModelError(f"{model} cannot be loaded: {error}") from error
-    lacking = {name for name in lacking_weights(loading) if not (new_head and name.startswith("classifier."))}
-    only_head = all(name.startswith("classifier.") for name in lacking)
-    check_complete(model, lacking, "is not fine-tuned" if only_head else "is incomplete")
-    return loaded
+    lacking = {*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])}
+    names = sorted(name for name in lacking if not name.startswith(begins_anew or ("\0",)))
+    if names:
+        what = "is not fine-tuned" if all(name.startswith(TASK_HEAD) for name in names) else "is incomplete"
+        raise ModelError(f"{model} {what}: no usable weights for {', '.join(names[:3])} ({len(names)} in all)")
+    made: Loaded = loaded
+    return made
+
+
+def load_feature_extractor(model: str, optional: bool = False, **changes: Any) -> UniMol2FeatureExtractor:
+    """The feature extractor of a model's folder, single settings changed.
+
+    Args:
+        model: "unimol2-nano", a folder or a Hub id.
+        optional: a folder without one gets the default one.
+        **changes: see `FeaturizerSettings`.
+
+    Raises:
+        ModelError: there is none.
+        SettingsError: a setting is not known or out of range.
+    """
+    folder = resolve_model(model)
+    if optional and Path(folder).is_dir() and not (Path(folder) / PREPROCESSOR_FILE).is_file():
+        return UniMol2FeatureExtractor(**changes)
+    try:
+        extractor: UniMol2FeatureExtractor = UniMol2FeatureExtractor.from_pretrained(folder, **changes)
+    except OSError as error:
+        raise ModelError(f"{model} has no feature extractor: {error}") from error
+    return extractor

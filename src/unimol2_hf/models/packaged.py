@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-NANO_NAME = "unimol2-nano"
+from ..settings_unimol2 import NANO_NAME
 
 # A folder as `from_pretrained` takes it; its README.md is the model's card.
 NANO = str(Path(__file__).parents[1] / "nano")

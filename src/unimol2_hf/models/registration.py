@@ -19,7 +19,7 @@ AUTO_MAP = {
     "AutoFeatureExtractor": "feature_extraction_unimol2.UniMol2FeatureExtractor",
     "AutoModel": "modeling_unimol2.UniMol2Model",
     "AutoModelForPreTraining": "modeling_unimol2.UniMol2ForPreTraining",
-    "AutoModelForSequenceClassification": "modeling_unimol2.UniMol2ForPropertyRegression",
+    "AutoModelForSequenceClassification": "modeling_unimol2.UniMol2ForPropertyPrediction",
 }
 CUSTOM_PIPELINES = {
     EMBEDDING_TASK: {"impl": "pipeline_unimol2.MoleculeEmbeddingPipeline", "pt": ["AutoModel"]},
@@ -38,7 +38,7 @@ def register() -> None:
     for auto_class, model_class in (
         (AutoModel, modeling_unimol2.UniMol2Model),
         (AutoModelForPreTraining, modeling_unimol2.UniMol2ForPreTraining),
-        (AutoModelForSequenceClassification, modeling_unimol2.UniMol2ForPropertyRegression),
+        (AutoModelForSequenceClassification, modeling_unimol2.UniMol2ForPropertyPrediction),
     ):
         auto_class.register(config_class, model_class, exist_ok=True)
     for task, pipeline_class, auto_class in (

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.conformer_library import GRAPH_TARGETS
-from ..errors import UniMol2Error
+from ..errors import LibraryError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
-from ..modeling_unimol2 import IGNORED_TOKEN
 from ..molecule_features import dropped_graph_features, graph_features
 from ..molecules import atoms_of, parse_smiles, remove_hydrogens
+from ..settings_unimol2 import IGNORE_INDEX, MASK_TOKEN
 from .graph_targets import TargetScale
 from .settings import NoiseSettings
 
-MASK_TOKEN = 127
 DRAW = "draw"  # a row's number among all samples that are ever drawn
 
 FloatArray = NDArray[np.float32]
@@ -75,7 +74,7 @@ class DataCollatorForUniMol2Pretraining:
         With targets also `graph_targets` (B, T), standardised, NaN where missing.
 
         Raises:
-            UniMol2Error: a row has no conformer, or conformers that do not fit its atoms.
+            LibraryError: a row has no conformer, or conformers that do not fit its atoms.
             MoleculeError: RDKit cannot read a row's SMILES.
         """
         samples = [self.sample(row) for row in rows]
@@ -101,7 +100,7 @@ class DataCollatorForUniMol2Pretraining:
         flat = keeps_graph and random.random() < noise.flat_probability
         clean = _draw_conformer(row, len(numbers), flat, random)
         masked = _draw_masked(len(numbers), noise.mask_probability, random)
-        labels = np.full(len(numbers), IGNORED_TOKEN, dtype=np.int64)
+        labels = np.full(len(numbers), IGNORE_INDEX, dtype=np.int64)
         labels[masked] = numbers[masked]
         tokens = numbers.copy()
         tokens[masked] = MASK_TOKEN
@@ -114,7 +113,7 @@ class DataCollatorForUniMol2Pretraining:
         if self.targets is None:
             return None
         if GRAPH_TARGETS not in row:
-            raise UniMol2Error(f"a row needs {GRAPH_TARGETS!r}, its values of {', '.join(self.targets.names)}")
+            raise LibraryError(f"a row needs {GRAPH_TARGETS!r}, its values of {', '.join(self.targets.names)}")
         targets = self.targets.standardised(np.array(row[GRAPH_TARGETS], dtype=np.float32))
         # The last draw of a sample: without targets the others are the same.
         if self.noise.target_probability < 1:
@@ -124,7 +123,7 @@ class DataCollatorForUniMol2Pretraining:
     def _random(self, row: Mapping[str, Any]) -> np.random.Generator:
         draw = row.get(DRAW, row.get("row"))
         if draw is None:
-            raise UniMol2Error(f"a row needs {DRAW!r} or 'row', from which its noise is drawn")
+            raise LibraryError(f"a row needs {DRAW!r} or 'row', from which its noise is drawn")
         # The counter leaves 2^64 numbers to each sample.
         return np.random.Generator(np.random.Philox(key=[self.seed, self.epoch], counter=[0, int(draw), 0, 0]))
 
@@ -136,12 +135,12 @@ def _draw_conformer(row: Mapping[str, Any], count: int, flat: bool, random: np.r
     """Centred coordinates (n, 3) of one conformer of the wanted kind, or of any if there is none."""
     conformers = row["conformers"]
     if not len(conformers):
-        raise UniMol2Error(f"{row['smiles']!r} has no conformer; leave rows with an error out")
+        raise LibraryError(f"{row['smiles']!r} has no conformer; leave rows with an error out")
     is_3d = _kinds(row, len(conformers))
     wanted = [number for number, three in enumerate(is_3d) if three != flat] or range(len(conformers))
     chosen = np.asarray(conformers[wanted[int(random.integers(len(wanted)))]], dtype=np.float32)
     if chosen.size != 3 * count:
-        raise UniMol2Error(f"{row['smiles']!r} has {count} atoms and {chosen.size} coordinates; build it again")
+        raise LibraryError(f"{row['smiles']!r} has {count} atoms and {chosen.size} coordinates; build it again")
     positions = chosen.reshape(count, 3)
     return positions - positions.mean(0)
 
@@ -162,13 +161,13 @@ def _draw_masked(count: int, probability: float, random: np.random.Generator) ->
 def _graph_of(row: Mapping[str, Any], count: int) -> dict[str, Any]:
     heavy = remove_hydrogens(parse_smiles(row["smiles"]))
     if heavy.GetNumAtoms() != count:
-        raise UniMol2Error(f"{row['smiles']!r} has {heavy.GetNumAtoms()} heavy atoms, its row {count}; build it again")
+        raise LibraryError(f"{row['smiles']!r} has {heavy.GetNumAtoms()} heavy atoms, its row {count}; build it again")
     return graph_features(heavy, atoms_of(heavy))
 
 
 def _padded(samples: Sequence[PretrainingSample], shape: tuple[int, ...]) -> tuple[FloatArray, NDArray[np.int64]]:
     clean = np.zeros((*shape, 3), dtype=np.float32)
-    labels = np.full(shape, IGNORED_TOKEN, dtype=np.int64)
+    labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
     for number, sample in enumerate(samples):
         clean[number, : len(sample.labels)] = sample.coordinates
         labels[number, : len(sample.labels)] = sample.labels

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..configuration_unimol2 import UniMol2Config
 from ..data.conformer_library import GRAPH_TARGETS
-from ..modeling_unimol2 import IGNORED_TOKEN, UniMol2ForPreTraining, UniMol2PreTrainingOutput
+from ..modeling_unimol2 import UniMol2ForPreTraining, UniMol2PreTrainingOutput
+from ..settings_unimol2 import IGNORE_INDEX
 from .settings import PAPER_LOSSES, loss_name
 
 Batch = Mapping[str, Tensor]
@@ -32,7 +33,7 @@ def losses_of(output: UniMol2PreTrainingOutput) -> list[Tensor]:
 
 def loss_counts(batch: Batch, config: UniMol2Config) -> FloatArray:
     """Of how many masked atoms, molecules or targets each of a batch's losses is the mean."""
-    masked, molecules = int((batch["labels"] != IGNORED_TOKEN).sum()), len(batch["labels"])
+    masked, molecules = int((batch["labels"] != IGNORE_INDEX).sum()), len(batch["labels"])
     present = [int((~block.isnan()).sum()) for block in _cut(batch, config)]
     return np.array([masked, molecules, molecules, *present], dtype=np.float64)
 
@@ -76,7 +77,7 @@ def _errors(output: UniMol2PreTrainingOutput, batch: Batch) -> FloatArray:
     labels, atoms = batch["labels"], batch["attention_mask"].bool()
     assert output.token_logits is not None
     assert output.predicted_coordinates is not None
-    hidden, target = labels != IGNORED_TOKEN, batch["target_coordinates"].float()
+    hidden, target = labels != IGNORE_INDEX, batch["target_coordinates"].float()
     right = (output.token_logits.argmax(-1) == labels)[hidden].sum()
     squared = [
         float((each.float() - target)[atoms].square().sum())

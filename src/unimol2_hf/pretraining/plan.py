@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.conformer_library import LibraryIndex
-from ..errors import UniMol2Error
+from ..errors import SettingsError
 
 IntArray = NDArray[np.int64]
 _PLAN_STREAM = 7  # keeps the plan's random numbers apart from the collator's
@@ -18,10 +18,10 @@ def scaffold_probabilities(counts: NDArray[np.integer], temperature: float) -> N
     """softmax(P / temperature) of the scaffolds' frequencies P = N_i / sum N; the paper's temperature is 0.005.
 
     Raises:
-        UniMol2Error: a temperature that is not positive.
+        SettingsError: a temperature that is not positive.
     """
     if not temperature > 0:
-        raise UniMol2Error(f"the scaffold temperature is {temperature}; use a positive one")
+        raise SettingsError(f"the scaffold temperature is {temperature}; use a positive one")
     scores = counts / counts.sum() / temperature
     weights = np.exp(scores - scores.max())
     probabilities: NDArray[np.float64] = weights / weights.sum()
@@ -48,12 +48,12 @@ class SamplingPlan:
         held_out: IntArray | None = None,
     ) -> None:
         if open_shards < 1:
-            raise UniMol2Error(f"open_shards is {open_shards}; use at least 1")
+            raise SettingsError(f"open_shards is {open_shards}; use at least 1")
         kept = np.ones(len(index), dtype=bool)
         kept[[] if held_out is None else held_out] = False
         self._rows = np.flatnonzero(kept)
         if not len(self._rows):
-            raise UniMol2Error(f"no molecule is left to draw: {len(index)} usable ones, all held out")
+            raise SettingsError(f"no molecule is left to draw: {len(index)} usable ones, all held out")
         self._index, self._seed, self._open_shards = index, seed, open_shards
         self._shard_ends = np.cumsum(index.shard_sizes)
         self._shard_starts = self._shard_ends - np.array(index.shard_sizes)

@@ -16,13 +16,12 @@ from transformers import TrainingArguments, set_seed
 
 from ..batching import plan_batches
 from ..configuration_unimol2 import UniMol2Config
+from ..data.atomic_files import SETTINGS_FILE, make_output_folder, write_json_whole, write_settings
 from ..data.conformer_library import ConformerLibrary, LibraryIndex
-from ..data.shards import write_json_whole
-from ..errors import ModelError, TableError
+from ..errors import LibraryError, ModelError, OutputFolderError, SettingsError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2ForPreTraining
-from ..models.loading import LOAD_ERRORS, check_complete, check_model_type, lacking_weights
-from ..models.packaged import resolve_model
+from ..models.loading import load_config, load_model
 from .collator import DRAW, DataCollatorForUniMol2Pretraining
 from .graph_targets import TargetScale, scale_of_library
 from .plan import SamplingPlan
@@ -38,7 +37,7 @@ from .trainer import (
     step_of,
 )
 
-CHECKPOINTS, MODEL, LOG_FILE, SETTINGS_FILE = "checkpoints", "model", "log_history.json", "settings.json"
+CHECKPOINTS, MODEL, LOG_FILE = "checkpoints", "model", "log_history.json"
 MOST_OF_ONE_SCAFFOLD = 0.25  # of the draws, before the user is warned
 # A step is the same however it is cut into micro-batches and wherever it is computed.
 WHERE_IT_RUNS = ("data", "output_dir", "compile", "max_rows", "max_pairs", "num_workers", "report_to")
@@ -57,7 +56,8 @@ def pretrain(settings: PretrainSettings, console: Console) -> list[dict[str, flo
         The logged values, each with its `step`.
 
     Raises:
-        TableError: the library or the output folder cannot be used.
+        LibraryError: the library cannot be used.
+        OutputFolderError: the output folder cannot be used, or holds another run.
         ModelError: the model's fields do not fit together, or the loss was not finite (its batches are saved).
     """
     output_dir = Path(settings.output_dir)
@@ -130,7 +130,7 @@ def training_arguments(settings: PretrainSettings) -> TrainingArguments:
     try:
         return TrainingArguments(**arguments)
     except (TypeError, ValueError) as error:
-        raise TableError(f"the settings make no TrainingArguments: {error}") from error
+        raise SettingsError(f"the settings make no TrainingArguments: {error}") from error
 
 
 def make_model(settings: PretrainSettings) -> UniMol2ForPreTraining:
@@ -148,23 +148,14 @@ def make_model(settings: PretrainSettings) -> UniMol2ForPreTraining:
 
 def _model_to_start_from(name: str, settings: PretrainSettings) -> UniMol2ForPreTraining:
     """That model, its heads included, with other config fields; they may not change a weight's shape."""
-    folder = resolve_model(name)
     try:
-        check_model_type(folder)
-        config, unknown = UniMol2Config.from_pretrained(folder, return_unused_kwargs=True, **settings.model)
-        if unknown:
-            raise ModelError(f"model: UniMol2Config has no field {next(iter(unknown))!r}")
+        config = load_config(name, **settings.model)
         known, config.graph_targets = config.graph_targets, _target_blocks(settings, config.graph_targets)
-        model, loading = UniMol2ForPreTraining.from_pretrained(
-            folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-        lacking = lacking_weights(loading)
-        if config.graph_targets != known:  # other targets than that model's: their head begins anew
-            lacking = {weight for weight in lacking if not weight.startswith("graph_target_head.")}
-        check_complete(name, lacking, "cannot be used with these fields, or is incomplete")
-    except (*LOAD_ERRORS, ModelError) as error:
-        raise ModelError(f"start_from: {error}") from error
-    return model
+        # Other targets than that model's: their head begins anew.
+        anew = ("graph_target_head.",) if config.graph_targets != known else ()
+        return load_model(UniMol2ForPreTraining, name, config, torch.float32, begins_anew=anew)
+    except ModelError as error:
+        raise ModelError(f"start_from: {error}; it cannot be used with these fields, or is incomplete") from error
 
 
 def _target_blocks(settings: PretrainSettings, known: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
@@ -196,7 +187,7 @@ def make_data(
     index = shards.index()
     held_out = held_out_rows(len(index), settings.validation_molecules)
     if len(held_out) >= len(index):
-        raise TableError(f"{len(index)} molecules leave none to train on beside {len(held_out)} for validation")
+        raise LibraryError(f"{len(index)} molecules leave none to train on beside {len(held_out)} for validation")
     plan = SamplingPlan(index, settings.seed, settings.scaffold_temperature, settings.open_shards, held_out)
     collator = DataCollatorForUniMol2Pretraining(
         UniMol2FeatureExtractor(), settings.noise_settings(), seed=settings.seed, targets=targets
@@ -242,22 +233,19 @@ def _claim(output_dir: Path, settings: PretrainSettings) -> None:
     """Note what the folder is for; refuse one that holds another run, or data of another size."""
     path = output_dir / SETTINGS_FILE
     decisive = {name: value for name, value in asdict(settings).items() if name not in WHERE_IT_RUNS + HOW_IT_IS_KEPT}
-    try:
-        (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TableError(f"{output_dir} cannot be used as the output folder: {error}") from error
+    make_output_folder(output_dir / CHECKPOINTS)
     if path.exists():
         # A run that began before there was a setting began with its default.
         recorded = {**_DEFAULTS, **json.loads(path.read_text())}
         different = sorted(name for name in decisive if recorded.get(name) != decisive[name])
         if different:
-            raise TableError(
+            raise OutputFolderError(
                 f"{output_dir} holds another run ({', '.join(different)} differ); choose another folder or delete it"
             )
     elif last_complete_checkpoint(output_dir / CHECKPOINTS) is not None:
-        raise TableError(f"{output_dir} holds checkpoints of an unknown run; choose another folder or delete it")
+        raise OutputFolderError(f"{output_dir} holds checkpoints of an unknown run; choose another folder or delete it")
     else:
-        write_json_whole(path, decisive)
+        write_settings(path, settings)
     remove_incomplete_checkpoints(output_dir / CHECKPOINTS)
 
 

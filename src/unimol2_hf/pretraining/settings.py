@@ -1,141 +1,124 @@
-"""The YAML file of a pretraining run."""
+"""What decides a pretraining run; the defaults are the paper's (arXiv 2406.14969, section 3)."""
 
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal
 
-import yaml
-
-from ..configuration_unimol2 import SCALES
-from ..errors import TableError, UniMol2Error
-from ..settings_unimol2 import PRECISIONS
+from ..errors import SettingsError
+from ..settings_unimol2 import MACHINE, OUTPUT, SCALES, TRAINING, Settings, TrainingPrecision, option
 
 PAPER_LOSSES = ("token", "coordinate", "distance")
-TRACKERS = ("none", "tensorboard", "trackio", "wandb")
+DATA, TASK = "Data", "Task"
 
 
 @dataclass(frozen=True)
-class NoiseSettings:
-    """The pretraining task; the defaults are the paper's.
+class NoiseSettings(Settings):
+    """The pretraining task."""
 
-    Attributes:
-        mask_probability: share of atoms whose element is hidden; always by the mask token.
-        noise_angstrom: standard deviation of the Gaussian noise on every coordinate.
-        drop_graph_probability: share of samples without graph features.
-        flat_probability: of the samples that keep them, the share that gets the 2D conformer.
-        clean_probability: share of samples that stay as they are (nothing masked, noised or dropped; the 3D conformer):
-            what a model is shown when it is used, and from which it learns graph targets alone.
-        target_probability: share of a sample's graph targets, drawn anew each time, that it is asked for.
-    """
-
-    mask_probability: float = 0.15
-    noise_angstrom: float = 0.2
-    drop_graph_probability: float = 0.5
-    flat_probability: float = 0.5
-    clean_probability: float = 0.0
-    target_probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in (each.name for each in fields(self) if each.name.endswith("_probability")):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UniMol2Error(f"{name} is {getattr(self, name)}; use a share from 0 to 1")
-        if not self.noise_angstrom >= 0:
-            raise UniMol2Error(f"noise_angstrom is {self.noise_angstrom}; use 0 or more")
+    mask_probability: float = option(
+        0.15, "share of atoms whose element is hidden, always by the mask token", minimum=0, maximum=1
+    )
+    noise_angstrom: float = option(0.2, "standard deviation of the Gaussian noise on every coordinate", minimum=0)
+    drop_graph_probability: float = option(0.5, "share of samples without graph features", minimum=0, maximum=1)
+    flat_probability: float = option(
+        0.5, "of the samples that keep them, the share that gets the 2D conformer", minimum=0, maximum=1
+    )
+    clean_probability: float = option(
+        0.0,
+        "share of samples that stay as they are (nothing masked, noised or dropped; the 3D conformer): what a model is "
+        "shown when it is used, and from which it learns graph targets alone",
+        minimum=0,
+        maximum=1,
+    )
+    target_probability: float = option(
+        1.0, "share of a sample's graph targets, drawn anew each time, that it is asked for", minimum=0, maximum=1
+    )
 
 
 @dataclass(frozen=True)
-class PretrainSettings:
-    """Everything that decides a pretraining run; the defaults are the paper's (arXiv 2406.14969, section 3).
+class PretrainSettings(Settings):
+    """A pretraining run."""
 
-    Attributes:
-        data: folder of `unimol2-hf conformers build`, or a data set on the Hub.
-        output_dir: for checkpoints, logs and the model; a run that broke off goes on there.
-        scale: named scale, with random weights.
-        start_from: model whose config and weights the run begins with instead: a folder, a Hub id or `unimol2-nano`;
-            converted checkpoints too, to go on in a chemistry of one's own.
-        model: fields of `UniMol2Config` that replace the scale's or that model's, such as the dropout rates.
-        noise: fields of `NoiseSettings` that replace the paper's.
-        loss_weights: of the paper's losses, where not 1: "token", "coordinate", "distance".
-        targets: graph-level targets, as column of the library: weight of its loss. A column holds numbers or fixed-size
-            lists of them (`conformers build --keep-columns`, `--descriptors`), nothing where they are missing.
-        max_steps: optimiser updates.
-        start_step: steps of the sampling plan that the run leaves out: what the weights in `start_from` have seen.
-        samples_per_step: samples of an update, over all processes.
-        max_rows, max_pairs: most samples and padded pairs of a micro-batch (see `plan_batches`).
-        learning_rate, warmup_steps: peak rate, reached after so many steps, then linear decay to 0.
-        weight_decay, beta1, beta2, adam_epsilon, max_grad_norm: AdamW's, and the gradient's largest norm.
-        ema_decay: of an exponential moving average of the weights, which is then what is exported; None for none.
-        precision: "float32", or "bfloat16" for autocast.
-        compile: run each layer, the pair embeddings and the coordinate head through `torch.compile`, one graph for all
-            shapes; the first steps wait for the compiler.
-        scaffold_temperature: of the scaffolds' softmax; None draws every molecule once an epoch.
-        open_shards: shards whose molecules are mixed.
-        validation_molecules: held out, the same ones for every seed; noised the same way every time.
-        logging_steps, eval_steps, save_steps, save_total_limit: when to log, validate and save; the last K are kept.
-        num_workers: processes that make batches.
-        report_to: "none", "tensorboard", "trackio" or "wandb".
-        seed: of weights, order and noise.
-        trainer: further `TrainingArguments`, such as `fsdp` and `fsdp_config`, `gradient_checkpointing`.
-    """
-
-    data: str
-    output_dir: str
-    scale: str = "nano"
-    start_from: str | None = None
-    model: dict[str, Any] = field(default_factory=dict)
-    noise: dict[str, Any] = field(default_factory=dict)
-    loss_weights: dict[str, float] = field(default_factory=dict)
-    targets: dict[str, float] = field(default_factory=dict)
-    max_steps: int = 810_000
-    start_step: int = 0
-    samples_per_step: int = 1024
-    max_rows: int = 1024
-    max_pairs: int = 131_072
-    learning_rate: float = 1e-4
-    warmup_steps: int = 100_000
-    weight_decay: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.99
-    adam_epsilon: float = 1e-6
-    max_grad_norm: float = 1.0
-    ema_decay: float | None = None
-    precision: str = "float32"
-    compile: bool = False
-    scaffold_temperature: float | None = 0.005
-    open_shards: int = 8
-    validation_molecules: int = 2000
-    logging_steps: int = 100
-    eval_steps: int = 1000
-    save_steps: int = 1000
-    save_total_limit: int = 10
-    num_workers: int = 0
-    report_to: str = "none"
-    seed: int = 0
-    trainer: dict[str, Any] = field(default_factory=dict)
+    data: str = option(MISSING, "folder of `unimol2-hf conformers build`, or a data set on the Hub")
+    output_dir: str = option(MISSING, "folder for checkpoints, logs and the model; a run that broke off goes on there")
+    scale: str = option("nano", "named scale, with random weights")
+    start_from: str | None = option(
+        None, "model whose config and weights the run begins with instead: a folder, a Hub id or unimol2-nano"
+    )
+    max_steps: int = option(810_000, "optimiser updates", minimum=1)
+    samples_per_step: int = option(1024, "samples of an update, over all processes", minimum=1)
+    targets: dict[str, float] = option(
+        {},
+        "graph-level targets: columns of the library (numbers, or fixed-size lists of them), each with its loss's "
+        "weight",
+        group=TASK,
+    )
+    loss_weights: dict[str, float] = option(
+        {}, "of the paper's losses token, coordinate and distance, where not 1", group=TASK
+    )
+    noise: dict[str, float] = option(
+        {}, f"of the task, where not the paper's: {', '.join(each.name for each in fields(NoiseSettings))}", group=TASK
+    )
+    model: dict[str, Any] = option(
+        {}, "fields of UniMol2Config that replace the scale's or that model's, such as the dropout rates", group=TASK
+    )
+    scaffold_temperature: float | None = option(
+        0.005, "of the scaffolds' softmax; null draws every molecule once an epoch", group=DATA
+    )
+    open_shards: int = option(8, "shards whose molecules are mixed", group=DATA, minimum=1)
+    validation_molecules: int = option(
+        2000, "held out, the same ones for every seed, noised the same way every time", group=DATA, minimum=0
+    )
+    start_step: int = option(
+        0, "steps of the sampling plan that are left out: what start_from has seen", group=DATA, minimum=0
+    )
+    num_workers: int = option(0, "processes that make batches", group=DATA, minimum=0)
+    learning_rate: float = option(1e-4, "peak rate, then linear decay to 0", group=TRAINING, minimum=0)
+    warmup_steps: int = option(100_000, "steps in which the rate rises", group=TRAINING, minimum=0)
+    weight_decay: float = option(1e-4, "AdamW's", group=TRAINING, minimum=0)
+    beta1: float = option(0.9, "AdamW's", group=TRAINING, minimum=0, maximum=1)
+    beta2: float = option(0.99, "AdamW's", group=TRAINING, minimum=0, maximum=1)
+    adam_epsilon: float = option(1e-6, "AdamW's", group=TRAINING, minimum=0)
+    max_grad_norm: float = option(1.0, "largest norm of the gradient", group=TRAINING, minimum=0)
+    ema_decay: float | None = option(
+        None, "of an exponential moving average of the weights, which is then what is exported", group=TRAINING
+    )
+    seed: int = option(0, "of weights, order and noise", group=TRAINING, minimum=0)
+    trainer: dict[str, Any] = option(
+        {}, "further TrainingArguments, such as fsdp and fsdp_config, gradient_checkpointing", group=TRAINING
+    )
+    precision: TrainingPrecision = option("float32", "of training; bfloat16 is autocast", group=MACHINE)
+    compile: bool = option(
+        False, "compile layers, pair embeddings and coordinate head; the first steps wait for it", group=MACHINE
+    )
+    max_rows: int = option(1024, "most samples of a micro-batch", group=MACHINE, minimum=1)
+    max_pairs: int = option(131_072, "most padded pairs of atoms of a micro-batch", group=MACHINE, minimum=1)
+    logging_steps: int = option(100, "steps between two lines of the log", group=OUTPUT, minimum=1)
+    eval_steps: int = option(1000, "steps between two validations", group=OUTPUT, minimum=1)
+    save_steps: int = option(1000, "steps between two checkpoints", group=OUTPUT, minimum=1)
+    save_total_limit: int = option(
+        10,
+        "checkpoints that are kept; two at least, since a kill may spoil the one being written",
+        group=OUTPUT,
+        minimum=2,
+    )
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = option(
+        "none", "where the log goes besides", group=OUTPUT
+    )
 
     def __post_init__(self) -> None:
-        for name, known in (("scale", tuple(SCALES)), ("precision", PRECISIONS), ("report_to", TRACKERS)):
-            if getattr(self, name) not in known:
-                raise TableError(f"unknown {name} {getattr(self, name)!r}; use one of {', '.join(known)}")
-        for name in ("max_steps", "samples_per_step", "max_rows", "max_pairs", "open_shards", "logging_steps"):
-            if getattr(self, name) < 1:
-                raise TableError(f"{name} is {getattr(self, name)}; use at least 1")
-        if self.save_total_limit < 2:
-            raise TableError("save_total_limit must be at least 2: a kill may spoil the checkpoint being written")
-        if not isinstance(self.compile, bool):
-            raise TableError(f"compile is {self.compile!r}; use true or false")
+        super().__post_init__()
+        if self.scale.lower() not in SCALES:
+            raise SettingsError(f"unknown scale {self.scale!r}; use one of {', '.join(SCALES)}")
         for name in ("save_steps", "eval_steps"):
-            if getattr(self, name) < 1 or getattr(self, name) % self.logging_steps:
-                raise TableError(
+            if getattr(self, name) % self.logging_steps:
+                raise SettingsError(
                     f"{name} ({getattr(self, name)}) must be a multiple of logging_steps ({self.logging_steps}), "
                     "or a run that goes on would log other means"
                 )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise TableError(f"ema_decay is {self.ema_decay}; use a number between 0 and 1")
+            raise SettingsError(f"ema_decay is {self.ema_decay}; use a number between 0 and 1")
         if self.ema_decay is not None and self.trainer.get("fsdp"):
-            raise TableError("ema_decay averages whole weights, fsdp cuts them up; leave one of the two out")
-        if self.start_step < 0:
-            raise TableError(f"start_step is {self.start_step}; use 0 or more")
+            raise SettingsError("ema_decay averages whole weights, fsdp cuts them up; leave one of the two out")
         self.noise_settings()
         self._check_weights()
 
@@ -147,59 +130,21 @@ class PretrainSettings:
     def _check_weights(self) -> None:
         unknown = sorted(set(self.loss_weights) - set(PAPER_LOSSES))
         if unknown:
-            raise TableError(f"loss_weights: unknown {', '.join(unknown)}; known are {', '.join(PAPER_LOSSES)}")
+            raise SettingsError(f"loss_weights: unknown {', '.join(unknown)}; known are {', '.join(PAPER_LOSSES)}")
         for name, weight in [*self.loss_weights.items(), *self.targets.items()]:
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-                raise TableError(f"the weight of {name} is {weight!r}; give a number, 0 or more")
+                raise SettingsError(f"the weight of {name} is {weight!r}; give a number, 0 or more")
         if set(self.targets) & set(PAPER_LOSSES):
-            raise TableError(f"a target may not be named {' or '.join(PAPER_LOSSES)}, as the paper's losses are")
+            raise SettingsError(f"a target may not be named {' or '.join(PAPER_LOSSES)}, as the paper's losses are")
 
     def noise_settings(self) -> NoiseSettings:
-        try:
-            return NoiseSettings(**self.noise)
-        except TypeError as error:
-            raise TableError(f"noise: {error}; known are {', '.join(asdict(NoiseSettings()))}") from error
+        known = [each.name for each in fields(NoiseSettings)]
+        unknown = sorted(set(self.noise) - set(known))
+        if unknown:
+            raise SettingsError(f"noise: unknown {', '.join(unknown)}; known are {', '.join(known)}")
+        return NoiseSettings(**self.noise)
 
 
 def loss_name(part: str) -> str:
     """Under which a part of the loss is logged."""
     return f"{part}_loss"
-
-
-def read_settings(path: Path) -> PretrainSettings:
-    """Read a run's YAML file.
-
-    Raises:
-        TableError: it cannot be read, misses `data` or `output_dir`, or has a key or value that is not known.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise TableError(f"{path} cannot be read as YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise TableError(f"{path} holds no settings; write `name: value` lines, such as `data: library`")
-    known = {entry.name: entry for entry in fields(PretrainSettings)}
-    unknown = sorted(set(map(str, content)) - set(known))
-    lacking = sorted({"data", "output_dir"} - set(content))
-    if unknown or lacking:
-        problem = f"unknown settings {', '.join(unknown)}" if unknown else f"no {' and no '.join(lacking)}"
-        raise TableError(f"{path} has {problem}; known are {', '.join(known)}")
-    return PretrainSettings(**{name: _typed(path, name, value) for name, value in content.items()})
-
-
-_NUMBERS: dict[Any, type] = {int: int, float: float, float | None: float}
-
-
-def _typed(path: Path, name: str, value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text: numbers are made of what looks like one."""
-    kind = next(entry.type for entry in fields(PretrainSettings) if entry.name == name)
-    number = _NUMBERS.get(kind)
-    if number is None or (value is None and kind == float | None):
-        return value
-    try:
-        made = number(value)
-    except (TypeError, ValueError) as error:
-        raise TableError(f"{path}: {name} is {value!r}; give a number") from error
-    if isinstance(value, bool) or (number is int and isinstance(value, float) and made != value):
-        raise TableError(f"{path}: {name} is {value!r}; give a whole number")
-    return made

@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..batching import DEFAULT_MAX_PAIRS, plan_batches
 from ..data.conformer_library import ConformerLibrary
-from ..errors import UniMol2Error
+from ..errors import SettingsError
 from .collator import DRAW, DataCollatorForUniMol2Pretraining
 from .plan import SamplingPlan
 
@@ -57,7 +57,7 @@ class PretrainingStream(IterableDataset[dict[str, Any]]):
         self._share = share or Share()
         self.first_step = first_step
         if samples_per_step < self._share.world_size:
-            raise UniMol2Error(f"{samples_per_step} samples a step are fewer than {self._share.world_size} processes")
+            raise SettingsError(f"{samples_per_step} samples a step are fewer than {self._share.world_size} processes")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()

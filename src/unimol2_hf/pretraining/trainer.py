@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..configuration_unimol2 import UniMol2Config
 from ..errors import ModelError
-from ..training.micro_batches import without_sync
+from ..training.micro_batches import backward_in_parts
 from .losses import (
     Batch,
     FloatArray,
@@ -88,20 +88,20 @@ class UniMol2PretrainingTrainer(Trainer):
         batches = self._prepare_inputs(inputs["micro_batches"])
         counts = [loss_counts(batch, self._config) for batch in inputs["micro_batches"]]
         totals = self._over_processes(np.sum(counts, axis=0)).clip(min=1.0)
-        total = torch.zeros((), device=self.args.device)
-        for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-            with without_sync(model, number < len(batches) - 1):
-                parts = self._parts(model, batch, count / totals)
-                loss = torch.stack([self._weights[name] * part for name, part in parts.items()]).sum()
-                # The gradient is averaged over processes; each holds its share of a sum.
-                self.accelerator.backward(loss * self.args.world_size)
-            total += loss.detach()
+
+        def loss_of(index: int, batch: Batch) -> Tensor:
+            parts = self._parts(model, batch, counts[index] / totals)
             for name, part in parts.items():
                 self._sums[name] = self._sums[name] + part.detach()
+            loss = torch.stack([self._weights[name] * part for name, part in parts.items()]).sum()
+            # The gradient is averaged over processes; each holds its share of a sum.
+            return loss * self.args.world_size
+
+        total = backward_in_parts(model, batches, loss_of, self.accelerator.backward)
         self._summed_steps += 1
         if not math.isfinite(float(total)):
             self._stop(inputs, batches)
-        return total * self.args.world_size
+        return total
 
     def _parts(self, model: nn.Module, batch: Batch, shares: FloatArray) -> dict[str, Tensor]:
         """The batch's part of each of the step's losses, unweighted."""

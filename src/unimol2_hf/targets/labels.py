@@ -21,7 +21,7 @@ from ..errors import TableError
 
 _MISSING_WORDS = ("", "na", "n/a", "nan", "none", "null", "-", "?")
 PREDICTED = "predicted_"
-ROW_REPORT_COLUMNS = ("smiles", "split", "conformer", "error", "note")
+ROW_REPORT_COLUMNS = ("smiles", "split", "conformer", "error", "error_code", "note")
 
 
 @dataclass

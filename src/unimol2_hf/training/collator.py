@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UniMol2Error
+from ..errors import SettingsError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 
 
@@ -29,7 +29,7 @@ class DataCollatorForUniMol2:
         batch: dict[str, Tensor] = dict(self.feature_extractor.pad(rows))
         labelled = sum(self.label_name in row for row in rows)
         if 0 < labelled < len(rows):
-            raise UniMol2Error(f"{len(rows) - labelled} of {len(rows)} rows lack {self.label_name!r}; use NaN labels")
+            raise SettingsError(f"{len(rows) - labelled} of {len(rows)} rows lack {self.label_name!r}; use NaN labels")
         if labelled:
             labels = np.stack([np.asarray(row[self.label_name], dtype=np.float32) for row in rows])
             batch[self.label_name] = torch.from_numpy(labels)

@@ -1,10 +1,11 @@
 """A batch in parts whose gradients add up to the batch's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..batching import most_rows
 
@@ -16,6 +17,29 @@ def without_sync(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
         distributed.no_sync() if wanted and hasattr(model, "no_sync") else nullcontext()
     )
     return context
+
+
+def backward_in_parts(
+    model: nn.Module,
+    parts: Sequence[Any],
+    loss_of: Callable[[int, Any], Tensor],
+    backward: Callable[[Tensor], object],
+) -> Tensor:
+    """Forward and backward of one part after another, whose gradients add up; returns the sum of their losses.
+
+    Args:
+        model: a distributed one shares its gradients at the last part only.
+        parts: micro-batches of a step.
+        loss_of: a part's share of the step's loss, from its index and the part.
+        backward: as `Accelerator.backward`.
+    """
+    losses: list[Tensor] = []
+    for index, part in enumerate(parts):
+        with without_sync(model, index < len(parts) - 1):
+            loss = loss_of(index, part)
+            backward(loss)
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def parts_of(batch: Mapping[str, Any], max_pairs: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from ..batching import DEFAULT_MAX_PAIRS, plan_batches
-from ..errors import UniMol2Error
+from ..errors import SettingsError
 
 _EPOCH_SEED_STEP = 1_000_003  # a prime: seeds of different runs and epochs do not meet
 
@@ -122,7 +122,7 @@ def heavy_atoms(row: Any) -> int:
     try:
         return len(row["input_ids"])
     except (KeyError, TypeError) as error:
-        raise UniMol2Error("a row without input_ids cannot be planned; give rows of the feature extractor") from error
+        raise SettingsError("a row without input_ids cannot be planned; give rows of the feature extractor") from error
 
 
 def lengths_of(dataset: Any) -> list[int]:

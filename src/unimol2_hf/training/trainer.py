@@ -3,15 +3,14 @@
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import seed_worker
 
 from ..batching import DEFAULT_MAX_PAIRS
-from ..errors import UniMol2Error
-from .micro_batches import label_shares, parts_of, without_sync
+from ..errors import SettingsError
+from .micro_batches import backward_in_parts, label_shares, parts_of
 from .samplers import PairBudgetBatchSampler, PlannedDataLoader, PlannedStream, lengths_of
 
 
@@ -35,7 +34,7 @@ class UniMol2Trainer(Trainer):
         self._max_pairs, self._max_pairs_at_once = max_pairs, max_pairs_at_once
         super().__init__(*args, **kwargs)
         if self.args.remove_unused_columns:
-            raise UniMol2Error("molecules have columns that Trainer would drop; set remove_unused_columns=False")
+            raise SettingsError("molecules have columns that Trainer would drop; set remove_unused_columns=False")
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -46,19 +45,18 @@ class UniMol2Trainer(Trainer):
             step: Tensor = super().training_step(model, inputs, num_items_in_batch)
             return step
         model.train()
-        total = torch.zeros((), device=self.args.device)
-        for number, (part, share) in enumerate(zip(parts, label_shares(parts), strict=True)):
-            with without_sync(model, number < len(parts) - 1):
-                with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, self._prepare_inputs(part)) * share
-                loss = loss / self.current_gradient_accumulation_steps
-                self.accelerator.backward(loss)
-                total += loss.detach()
-        return total
+        shares = label_shares(parts)
+
+        def loss_of(index: int, part: dict[str, Any]) -> Tensor:
+            with self.compute_loss_context_manager():
+                loss: Tensor = self.compute_loss(model, self._prepare_inputs(part))
+            return loss * shares[index] / self.current_gradient_accumulation_steps
+
+        return backward_in_parts(model, parts, loss_of, self.accelerator.backward)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         if self.train_dataset is None:
-            raise UniMol2Error("training needs a train_dataset")
+            raise SettingsError("training needs a train_dataset")
         return self._planned(self.train_dataset, self._train_batch_size, training=True)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any]:
@@ -83,7 +81,7 @@ class UniMol2Trainer(Trainer):
         }
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             if args.dataloader_num_workers:
-                raise UniMol2Error("a stream is planned in one process; set dataloader_num_workers=0")
+                raise SettingsError("a stream is planned in one process; set dataloader_num_workers=0")
             stream = PlannedStream(dataset, max_rows, self._max_pairs, seed=seed, **share)
             return PlannedDataLoader(stream, batch_size=None, **options)
         sampler = PairBudgetBatchSampler(

@@ -21,14 +21,16 @@ from safetensors.torch import load_file
 from sklearn.kernel_ridge import KernelRidge
 
 from unimol2_hf import UniMol2ForPreTraining
+from unimol2_hf.cli.options import read_settings
 from unimol2_hf.data.descriptors import descriptor_names
-from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, BuildSettings, build_conformers
+from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, build_conformers
+from unimol2_hf.jobs.settings import BuildSettings
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain, target_scale_of
-from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
+from unimol2_hf.pretraining.settings import PretrainSettings
 from unimol2_hf.pretraining.stream import Share
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "nano"
-HANDOVER = Path(__file__).parent / "data" / "handover"
+RECIPE = Path(__file__).parents[2] / "recipes" / "nano"
+HANDOVER = Path(__file__).parents[1] / "files" / "handover"
 QUIET = Console(quiet=True)
 # Atomic numbers and coordinates in angstrom, near enough for RDKit to find the bonds.
 WATER = ([8, 1, 1], [0, 0, 0.12, 0, 0.76, -0.48, 0, -0.76, -0.48])
@@ -127,7 +129,9 @@ class TestRun:
         for step in (0, 700):
             folder = tmp_path / f"run-{step}"
             folder.mkdir()
-            made[step] = read_settings(background.write_settings(folder, tmp_path, RECIPE / "nano.yaml", HANDOVER))
+            made[step] = read_settings(
+                PretrainSettings, background.write_settings(folder, tmp_path, RECIPE / "nano.yaml", HANDOVER)
+            )
         assert (made[0].start_from, made[0].start_step) == (None, 0)
         assert made[700].start_from == str(tmp_path / "run-700" / "handover")
         assert (made[700].start_step, made[700].warmup_steps) == (700, background.WARMUP_AFTER_HANDOVER)

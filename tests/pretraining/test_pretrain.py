@@ -2,48 +2,31 @@
 
 import io
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kills import forkserver, run_killed, run_whole
-from pretraining_jobs import TINY_MODEL, WITHOUT_DROPOUT, tiny_settings, train, train_as_rank
+from command_line import run_command
+from kills import run_killed, run_whole
+from pretraining_jobs import TINY_MODEL, WITHOUT_DROPOUT, tiny_settings, train
+from pretraining_runs import LOSS_NAMES, assert_same_losses, history_of, jobs, train_in_two_processes
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
-from typer.testing import CliRunner
 
-from unimol2_hf import ModelError, TableError, UniMol2Config, UniMol2ForPreTraining
-from unimol2_hf.cli.app import app
+from unimol2_hf import ModelError, UniMol2Config, UniMol2ForPreTraining
+from unimol2_hf.cli.options import read_settings
+from unimol2_hf.errors import OutputFolderError, SettingsError
 from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain
-from unimol2_hf.pretraining.settings import PretrainSettings, read_settings
+from unimol2_hf.pretraining.settings import PretrainSettings
 from unimol2_hf.pretraining.stream import Share
 from unimol2_hf.pretraining.trainer import last_complete_checkpoint
 
 pytestmark = pytest.mark.numerical
 
-LOSS_NAMES = ("loss", "token_loss", "coordinate_loss", "distance_loss")
 QUIET = Console(quiet=True)
-
-
-def history_of(folder: Path) -> list[dict[str, float]]:
-    history: list[dict[str, float]] = json.loads((folder / "log_history.json").read_text())
-    return [entry for entry in history if "loss" in entry or "eval_loss" in entry]
-
-
-def assert_same_losses(one: Path, other: Path, tolerance: float, targets: tuple[str, ...] = ()) -> None:
-    first, second = history_of(one), history_of(other)
-    assert set(targets) <= set(first[0])
-    assert len(first) == len(second) > 0
-    for a, b in zip(first, second, strict=True):
-        assert a["step"] == b["step"]
-        for name in a:
-            exact = name == "grad_norm" and tolerance < 1e-3
-            if exact or name.removeprefix("eval_") in (*LOSS_NAMES, *targets):
-                assert a[name] == pytest.approx(b[name], rel=tolerance, abs=tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +36,8 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, library_dir: Path) -> Pa
     return folder
 
 
-def train_in_two_processes(library: Path, output_dir: Path, changes: dict[str, object]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = (2, port, str(library), str(output_dir), changes)
-    pair = [jobs().Process(target=train_as_rank, args=(rank, *arguments)) for rank in range(2)]
-    for process in pair:
-        process.start()
-    for process in pair:
-        process.join()
-    assert [process.exitcode for process in pair] == [0, 0]
-
-
-def jobs() -> Any:
-    return forkserver("unimol2_hf.jobs.build_conformers", "unimol2_hf.pretraining.pretrain")
-
-
 class TestResume:
+    @pytest.mark.slow
     def test_killed_ten_times_it_ends_with_the_same_losses(
         self,
         tmp_path: Path,
@@ -113,7 +80,7 @@ class TestResume:
         assert_same_losses(tmp_path / "whole", tmp_path / "other", 2e-5)
 
     def test_another_runs_folder_is_refused(self, library_dir: Path, whole_run: Path) -> None:
-        with pytest.raises(TableError, match="learning_rate"):
+        with pytest.raises(OutputFolderError, match="learning_rate"):
             pretrain(tiny_settings(str(library_dir), str(whole_run), learning_rate=1e-4), QUIET)
 
 
@@ -193,7 +160,7 @@ class TestProcesses:
             torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
 
     def test_an_average_of_sharded_weights_is_refused(self) -> None:
-        with pytest.raises(TableError, match="ema_decay"):
+        with pytest.raises(SettingsError, match="ema_decay"):
             PretrainSettings(data="library", output_dir="run", ema_decay=0.9, trainer=FSDP)
 
 
@@ -336,7 +303,7 @@ class TestOutput:
         lines += ["samples_per_step: 4", "warmup_steps: 1", "learning_rate: 1e-4", "validation_molecules: 4"]
         lines += ["logging_steps: 1", "eval_steps: 2", "save_steps: 2", f"model: {json.dumps(TINY_MODEL)}"]
         config.write_text("\n".join(lines))
-        result = CliRunner().invoke(app, ["pretrain", str(config)])
+        result = run_command("pretrain", "--config", config)
         assert result.exit_code == 0, result.output
         assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
@@ -367,28 +334,30 @@ class TestSettings:
         assert (noise.mask_probability, noise.noise_angstrom, settings.scaffold_temperature) == (0.15, 0.2, 0.005)
 
     def test_numbers_that_yaml_reads_as_text(self, tmp_path: Path) -> None:
-        settings = read_settings(self.write(tmp_path, "data: a\noutput_dir: b\nlearning_rate: 1e-3\nema_decay: 0.99"))
+        settings = read_settings(
+            PretrainSettings, self.write(tmp_path, "data: a\noutput_dir: b\nlearning_rate: 1e-3\nema_decay: 0.99")
+        )
         assert (settings.learning_rate, settings.ema_decay) == (1e-3, 0.99)
 
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("output_dir: b", "no data"),
+            ("output_dir: b", "data"),
             ("data: a\noutput_dir: b\nlerning_rate: 1", "lerning_rate"),
-            ("data: a\noutput_dir: b\nmax_steps: many", "max_steps is 'many'"),
+            ("data: a\noutput_dir: b\nmax_steps: many", "many"),
             ("data: a\noutput_dir: b\nmax_steps: 1.5", "whole number"),
             ("data: a\noutput_dir: b\nscale: huge", "huge"),
             ("data: a\noutput_dir: b\nnoise: {sigma: 1}", "sigma"),
             ("data: a\noutput_dir: b\nsave_steps: 150", "multiple of logging_steps"),
-            ("data: a\noutput_dir: b\nsave_total_limit: 1", "at least 2"),
-            ("data: a\noutput_dir: b\ncompile: sometimes", "true or false"),
+            ("data: a\noutput_dir: b\nsave_total_limit: 1", "use 2 or more"),
+            ("data: a\noutput_dir: b\ncompile: sometimes", "sometimes"),
             ("data: [", "YAML"),
-            ("- a", "no settings"),
+            ("- a", "holds no settings"),
         ],
     )
     def test_what_cannot_be_used_is_named(self, tmp_path: Path, text: str, message: str) -> None:
-        with pytest.raises(TableError, match=message):
-            read_settings(self.write(tmp_path, text))
+        with pytest.raises(SettingsError, match=message):
+            read_settings(PretrainSettings, self.write(tmp_path, text))
 
     def test_a_model_that_does_not_fit_together(self, tmp_path: Path, library_dir: Path) -> None:
         with pytest.raises(ModelError, match="fit together"):

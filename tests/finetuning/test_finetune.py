@@ -7,26 +7,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import run_command
 from rdkit.Chem.Scaffolds import MurckoScaffold
-from typer.testing import CliRunner
 
 from unimol2_hf import ModelError, TableError, UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPropertyRegression
-from unimol2_hf.cli.app import app
 from unimol2_hf.data.splits import make_split
 from unimol2_hf.data.tables import read_table
 from unimol2_hf.finetuning.dataset import FeaturizedDataset
-from unimol2_hf.models.loading import load_regression_model
+from unimol2_hf.models.loading import TASK_HEAD, load_model
 from unimol2_hf.targets.labels import read_labelled_table
 from unimol2_hf.targets.metrics import MolecularRegression, metrics_by_target, regression_metrics
 
 pytestmark = pytest.mark.numerical
 
-DRUGS = Path(__file__).parents[1] / "examples" / "drugs.csv"
+DRUGS = Path(__file__).parents[2] / "examples" / "drugs.csv"
 SPLIT_CYCLE = ["train"] * 8 + ["valid", "test"]
 
 
 def run(*arguments: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "250"})
+    result = run_command(*arguments)
     assert result.exit_code == code, result.output
     return result.output
 
@@ -93,7 +92,7 @@ class TestFinetune:
     def test_counts_are_printed_and_written(self, trained: tuple[Path, Path, str]) -> None:
         _, folder, output = trained
         assert "3 of 67 rows failed" in output
-        assert "1 have a flat conformer" in output
+        assert "1 have a 2D conformer" in output
         report = json.loads((folder / "metrics.json").read_text())
         assert report["rows"] == {
             "train": 49, "valid": 6, "test": 6, "all": 67, "failed": 3, "with_flat_conformer": 1,
@@ -119,14 +118,20 @@ class TestFinetune:
         rows = pd.read_csv(folder / "rows.csv")
         train = rows[rows["split"] == "train"]
         assert config.target_names == ["logp", "size"]
-        assert config.label_mean == pytest.approx([train["logp"].mean(), train["size"].mean()])
-        assert config.label_std == pytest.approx([train["logp"].std(ddof=0), train["size"].std(ddof=0)])
+        assert config.architectures == ["UniMol2ForPropertyRegression"]
+        assert config.problem_type == "regression"
+        assert [target["kind"] for target in config.targets] == ["regression"] * 2
+        for target in config.targets:
+            labels = train[target["name"]]
+            assert (target["mean"], target["std"]) == pytest.approx((labels.mean(), labels.std(ddof=0)))
         assert 60 < rows["predicted_logp"].mean() < 200
 
     def test_files_are_all_there(self, trained: tuple[Path, Path, str]) -> None:
         names = {path.name for path in trained[1].iterdir()}
         wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "metrics.json", "rows.csv"}
-        assert wanted | {"parity.png", "log_history.json"} <= names
+        assert wanted | {"parity.png", "log_history.json", "settings.json"} <= names
+        # A pickle.
+        assert "training_args.bin" not in names
         assert (trained[1] / "parity.png").read_bytes().startswith(b"\x89PNG")
 
     def test_training_lowers_the_loss(self, trained: tuple[Path, Path, str]) -> None:
@@ -183,7 +188,7 @@ class TestPredict:
         assert predicted["error"].notna().equals(predicted["predicted_logp"].isna())
         assert "67 rows written" in output
         assert "3 failed" in output
-        assert "1 from a flat conformer" in output
+        assert "1 from a 2D conformer" in output
 
     def test_other_columns_survive(self, trained: tuple[Path, Path, str], tmp_path: Path) -> None:
         data = write(tmp_path / "in.csv", name=["007", "b"], structure=["CCO", "x y"], note=["a,b", None])
@@ -302,34 +307,41 @@ class TestRefusedRuns:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--loss", "huber"], "unknown loss 'huber'; use one of smooth_l1"),
-            (["--split-method", "time"], "unknown split 'time'"),
-            (["--pooling", "max"], "unknown pooling 'max'; use one of cls, mean"),
-            (["--precision", "int8"], "unknown precision 'int8'; use one of float32, bfloat16"),
+            (["--loss", "huber"], 'Invalid value "huber" for --loss. Choose from: "smooth_l1"'),
+            (["--split-method", "time"], 'Invalid value "time" for --split-method'),
+            (["--pooling", "max"], 'Invalid value "max" for --pooling'),
+            (["--precision", "int8"], 'Invalid value "int8" for --precision'),
             (["--seed", "-1"], "seed is -1"),
             (["--model", "no/such-model"], "no/such-model cannot be loaded"),
             (["--learning-rate", "1e30", "--split-method", "random", "--epochs", "5"], "training diverged"),
         ],
     )
     def test_one_line(self, options: list[str], message: str, tmp_path: Path) -> None:
-        arguments = ["--targets", "tpsa", "--model", "micro", "--epochs", "1", "--output-dir", str(tmp_path / "out")]
+        usual = {"--model": "micro", "--epochs": "1"} | dict(zip(options[::2], options[1::2], strict=True))
+        arguments = [
+            "--targets",
+            "tpsa",
+            "--output-dir",
+            tmp_path / "out",
+            *(word for each in usual.items() for word in each),
+        ]
         data = tmp_path / "data.csv"
         pd.read_csv(DRUGS).head(30).to_csv(data, index=False)
-        output = run("finetune", data, *arguments, *options, code=2)
+        output = run("finetune", data, *arguments, code=2)
         assert message in " ".join(output.split())
         assert "Traceback" not in output
 
     def test_another_models_folder(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')
         with pytest.raises(ModelError, match=r"holds no Uni-Mol2 model .*'bert'"):
-            load_regression_model(str(tmp_path))
+            load_model(UniMol2ForPropertyRegression, str(tmp_path))
 
     def test_an_incomplete_encoder(self, small_config: UniMol2Config, tmp_path: Path) -> None:
         UniMol2ForPropertyRegression(small_config).save_pretrained(tmp_path)
         config = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
         with pytest.raises(ModelError, match=r"is incomplete: no usable weights for unimol2\.layers\.2"):
-            load_regression_model(str(tmp_path), new_head=True)
+            load_model(UniMol2ForPropertyRegression, str(tmp_path), begins_anew=(TASK_HEAD,))
 
     def test_columns_that_predictions_need(self, trained: tuple[Path, Path, str], tmp_path: Path) -> None:
         data = write(tmp_path / "in.csv", smiles=["CCO"], error=["0.5"], predicted_logp=["1"])
@@ -395,7 +407,9 @@ class TestDataset:
 def test_model_in_memory_can_be_trained_by_hand() -> None:
     """The README's short loop: extractor, model, labels in the user's units."""
     extractor = UniMol2FeatureExtractor()
-    model = UniMol2ForPropertyRegression(UniMol2Config.from_scale("micro", label_mean=[5.0], label_std=[2.0]))
+    model = UniMol2ForPropertyRegression(
+        UniMol2Config.from_scale("micro", targets=[{"name": "y", "kind": "regression", "mean": 5.0, "std": 2.0}])
+    )
     import torch
 
     batch, labels = extractor(["CCO", "c1ccccc1"]), torch.tensor([[3.0], [8.0]])

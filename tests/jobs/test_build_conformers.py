@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from command_line import run_command
 from conftest import MIXED_SMILES
 from kills import forkserver, run_killed, run_whole
 from pretraining_jobs import build
 from rdkit import Chem
 from rich.console import Console
-from typer.testing import CliRunner
 
-from unimol2_hf import TableError, UniMol2FeatureExtractor
-from unimol2_hf.cli.app import app
+from unimol2_hf import UniMol2FeatureExtractor
 from unimol2_hf.data.molecule_files import read_molecules
 from unimol2_hf.data.scaffolds import murcko_scaffold
 from unimol2_hf.data.shards import PRETRAINING_SCHEMA, finished_shards
-from unimol2_hf.jobs.build_conformers import BuildSettings, BuildSummary, build_conformers
+from unimol2_hf.errors import LibraryError, OutputFolderError
+from unimol2_hf.jobs.build_conformers import BuildSummary, build_conformers
 from unimol2_hf.jobs.library_statistics import library_statistics
+from unimol2_hf.jobs.settings import BuildSettings
 
 SMILES = [
     "OCC",
@@ -138,6 +139,7 @@ class TestRows:
 
 
 class TestJobs:
+    @pytest.mark.slow
     def test_killed_ten_times_it_ends_with_the_same_data(self, tmp_path: Path) -> None:
         processes = forkserver("unimol2_hf.jobs.build_conformers", "unimol2_hf.pretraining.pretrain")
         source = write_smiles(tmp_path / "in.csv", [*MIXED_SMILES[:36], *MIXED_SMILES[:8]])
@@ -162,14 +164,14 @@ class TestJobs:
     def test_another_jobs_folder_is_refused(self, tmp_path: Path) -> None:
         source = write_smiles(tmp_path / "in.csv", SMILES)
         run(source, tmp_path / "out")
-        with pytest.raises(TableError, match="num_conformers"):
+        with pytest.raises(OutputFolderError, match="num_conformers"):
             run(source, tmp_path / "out", num_conformers=3)
 
     def test_another_ladders_conformers_do_not_mix_in(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         source = write_smiles(tmp_path / "in.csv", SMILES)
         run(source, tmp_path / "out")
         monkeypatch.setattr("unimol2_hf.conformers.LADDER_VERSION", 1)
-        with pytest.raises(TableError, match=r"\(conformers differ\)"):
+        with pytest.raises(OutputFolderError, match=r"\(conformers differ\)"):
             run(source, tmp_path / "out")
 
     @pytest.mark.parametrize("bad", [{"num_conformers": -1}, {"rows_per_shard": 0}, {"seed": -1}, {"max_atoms": 0}])
@@ -197,18 +199,15 @@ class TestStatistics:
 
     def test_command_writes_table_and_picture(self, tmp_path: Path) -> None:
         source = write_smiles(tmp_path / "in.csv", MIXED_SMILES[:8])
-        runner = CliRunner()
         options = ["--num-conformers", "1", "--num-workers", "0"]
-        built = runner.invoke(app, ["conformers", "build", str(source), str(tmp_path / "lib"), *options])
+        built = run_command("conformers", "build", str(source), str(tmp_path / "lib"), *options)
         assert built.exit_code == 0, built.output
-        told = runner.invoke(
-            app, ["conformers", "stats", *[str(tmp_path / "lib")] * 2, "--output-dir", str(tmp_path / "stats")]
-        )
+        told = run_command("conformers", "stats", *[str(tmp_path / "lib")] * 2, "--output-dir", str(tmp_path / "stats"))
         assert told.exit_code == 0, told.output
         content = json.loads((tmp_path / "stats" / "scaffolds.json").read_text())
         assert [entry["molecules"] for entry in content] == [8, 8]
         assert (tmp_path / "stats" / "scaffolds.png").stat().st_size > 10_000
 
     def test_a_folder_without_shards_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(TableError, match="conformers build"):
+        with pytest.raises(LibraryError, match="conformers build"):
             library_statistics(tmp_path)

@@ -28,7 +28,7 @@ COMMANDS = {
     "finetune": ("data.csv", "--targets", "a", "--output-dir", "out"),
     "predict": ("model", "data.csv", "--output", "out.csv"),
     "embed": ("data.csv", "out"),
-    "pretrain": ("run.yaml",),
+    "pretrain": ("--data", "library", "--output-dir", "out"),
 }
 
 
@@ -51,7 +51,7 @@ def test_waiting_threads_are_told_to_sleep(command: str, tmp_path: Path) -> None
 
 def test_the_console_script_tells_them_too(tmp_path: Path) -> None:
     script = tmp_path / "unimol2-hf"
-    script.write_text("from unimol2_hf.cli.app import app\napp()\n")
+    script.write_text("from unimol2_hf.cli.app import main\nmain()\n")
     assert found_by_torch(tmp_path, [str(script)], "predict") == TOLD
 
 

@@ -59,7 +59,7 @@ def test_loads_in_a_clean_process_without_the_package(
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout.splitlines()[-1])
-    assert answer["classes"] == ["UniMol2Model", "UniMol2ForPreTraining", "UniMol2ForPropertyRegression"]
+    assert answer["classes"] == ["UniMol2Model", "UniMol2ForPreTraining", "UniMol2ForPropertyPrediction"]
     batch = UniMol2FeatureExtractor(seed=5)(SMILES)
     with torch.no_grad():
         expected = property_model(**batch).logits

@@ -15,26 +15,26 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_line import run_command
 from conftest import MIXED_SMILES
 from embed_job import run as run_job
 from kills import forkserver, run_whole
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rich.console import Console
-from typer.testing import CliRunner
 
 from unimol2_hf import (
     ModelError,
-    TableError,
-    UniMol2Error,
+    OutputFolderError,
+    SettingsError,
     UniMol2FeatureExtractor,
     UniMol2ForPreTraining,
     UniMol2Model,
 )
-from unimol2_hf.cli.app import app
 from unimol2_hf.conformers import LADDER_VERSION
 from unimol2_hf.data.shards import PROVENANCE, finished_shards
-from unimol2_hf.jobs.embed import EmbedSettings, EmbedSummary, embed
+from unimol2_hf.jobs.embed import EmbedSummary, embed
+from unimol2_hf.jobs.settings import EmbedSettings
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 pytestmark = pytest.mark.numerical
@@ -88,6 +88,8 @@ def test_one_row_for_each_row(tmp_path: Path, job: Job, model_dir: str) -> None:
     assert table["smiles"].tolist() == SMILES
     failed = table[table["error"].notna()]
     assert failed["smiles"].tolist() == ["C1CC", "", "[H][H]"]
+    assert failed["error_code"].tolist() == ["smiles", "empty", "empty"]
+    assert table["error_code"].isna().tolist() == table["error"].isna().tolist()
     assert failed["embedding"].isna().all()
     assert summary == EmbedSummary(rows=len(SMILES), failed=3, flat=0)
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == {"rows": len(SMILES), "failed": 3, "flat": 0}
@@ -99,7 +101,7 @@ def test_one_row_for_each_row(tmp_path: Path, job: Job, model_dir: str) -> None:
 
 
 def test_mean_and_atom_vectors(tmp_path: Path, job: Job) -> None:
-    job(pooling="mean", per_atom=True, half=True)
+    job(pooling="mean", per_atom=True, store_precision="float16")
     table = output(tmp_path / "out")
     first = np.stack(table["atom_embeddings"][0])
     assert first.shape[0] == table["num_heavy_atoms"][0]
@@ -123,6 +125,7 @@ def test_kept_conformers_are_a_library(tmp_path: Path, job: Job) -> None:
     first, again = output(tmp_path / "first"), output(tmp_path / "again")
     assert [c["method"] for c in again["conformers"][0]] == ["etkdg", "etkdg", "2d"]
     assert again["error"].tolist() == first["error"].tolist()
+    assert again["error_code"].tolist() == first["error_code"].tolist()
     vectors = [np.stack(list(table.pop("embedding").dropna())) for table in (first, again)]
     assert np.abs(vectors[0] - vectors[1]).max() < 1e-5
     pd.testing.assert_frame_equal(first, again)
@@ -175,7 +178,7 @@ def test_a_missing_shard_is_made_again_and_no_other(tmp_path: Path, job: Job) ->
 @pytest.mark.parametrize("change", [{"pooling": "mean"}, {"rows_per_shard": 6}, {"featurizer": {"seed": 1}}])
 def test_another_job_does_not_mix_in(tmp_path: Path, job: Job, change: dict[str, Any]) -> None:
     job()
-    with pytest.raises(TableError, match=f"holds the output of another job.*{next(iter(change))}"):
+    with pytest.raises(OutputFolderError, match=f"holds the output of another job.*{next(iter(change))}"):
         job(**change)
 
 
@@ -185,12 +188,12 @@ def test_another_model_or_source_does_not_mix_in(
     job()
     with library.open("a") as file:
         file.write("M99,CCN\n")
-    with pytest.raises(TableError, match=r"\(source differ\)"):
+    with pytest.raises(OutputFolderError, match=r"\(source differ\)"):
         job()
     library.write_text("".join(library.read_text().splitlines(keepends=True)[:-1]))
     next(pretraining_model.unimol2.parameters()).data += 1
     pretraining_model.unimol2.save_pretrained(model_dir)
-    with pytest.raises(TableError, match=r"\(model differ\)"):
+    with pytest.raises(OutputFolderError, match=r"\(model differ\)"):
         job()
 
 
@@ -200,7 +203,7 @@ def test_conformers_of_another_ladder_or_rdkit_do_not_mix_in(
 ) -> None:
     job()
     monkeypatch.setattr(f"unimol2_hf.conformers.{name}", value)
-    with pytest.raises(TableError, match=r"\(conformers differ\)"):
+    with pytest.raises(OutputFolderError, match=r"\(conformers differ\)"):
         job()
 
 
@@ -227,16 +230,16 @@ def test_one_process_at_a_time(tmp_path: Path, job: Job, library: Path, model_di
     job()
     with (tmp_path / "out" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(TableError, match="another process writes into"):
+        with pytest.raises(OutputFolderError, match="another process writes into"):
             job()
 
 
 def test_bad_settings_are_told_first(tmp_path: Path, job: Job, model_dir: str) -> None:
-    with pytest.raises(TableError, match="unknown pooling 'max'"):
-        EmbedSettings(model=model_dir, pooling="max")
-    with pytest.raises(UniMol2Error, match="max_atoms is 0"):
+    with pytest.raises(SettingsError, match="unknown pooling 'max'"):
+        EmbedSettings(model=model_dir, pooling="max")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="max_atoms is 0"):
         job(featurizer={"max_atoms": 0})
-    with pytest.raises(ModelError, match="cannot be used"):
+    with pytest.raises(ModelError, match="cannot be loaded"):
         job(model=str(tmp_path / "nothing"))
     with pytest.raises(ModelError, match="cannot be used on"):
         job(device="cuda:99")
@@ -250,15 +253,16 @@ def test_an_empty_library_is_done_at_once(tmp_path: Path, job: Job) -> None:
 
 def test_command_line(tmp_path: Path, library: Path, model_dir: str) -> None:
     arguments = ["embed", str(library), str(tmp_path / "out"), "--model", model_dir, "--num-workers", "0"]
-    result = CliRunner().invoke(app, [*arguments, "--id-column", "code", "--num-conformers", "2"])
+    result = run_command(*arguments, "--id-column", "code", "--num-conformers", "2")
     assert result.exit_code == 0, result.output
     assert "3 failed" in " ".join(result.output.split())
     assert len(output(tmp_path / "out")["conformers"][0]) == 2
-    refused = CliRunner().invoke(app, [*arguments, "--smiles-column", "structure"])
+    refused = run_command(*arguments, "--smiles-column", "structure")
     assert refused.exit_code == 2
     assert "no column structure" in " ".join(refused.output.split())
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path, library: Path, model_dir: str) -> None:
     processes = forkserver("unimol2_hf.jobs.embed")
 

@@ -15,15 +15,15 @@ from unimol2_hf import MoleculeError, UniMol2Error, UniMol2FeatureExtractor, Uni
 from unimol2_hf.conformers import ConformerProvenance
 from unimol2_hf.data.molecule_files import MoleculeRow
 from unimol2_hf.data.shards import whole_or_absent
-from unimol2_hf.jobs.embed import EmbedSettings, embed
+from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.on_ray import (
     STAGED_SCHEMA,
-    RaySettings,
     _FeaturizeShards,
     _staged_record,
     embed_with_ray,
     read_staged,
 )
+from unimol2_hf.jobs.settings import EmbedSettings, RaySettings
 
 ray = pytest.importorskip("ray")
 

@@ -333,24 +333,11 @@ def test_recording_states_computes_everything(
 
 
 class TestPairEmbeddings:
-    """Without gradients the pair embeddings are added up in another way."""
-
     NAMES = ("edge_features", "shortest_paths", "pair_types", "coordinates")
 
     def inputs(self, extractor: UniMol2FeatureExtractor, rows: Rows) -> list[Tensor]:
         batch = extractor.pad(rows)
         return [batch[name] for name in self.NAMES]
-
-    def test_both_ways_agree(
-        self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
-    ) -> None:
-        embeddings = UniMol2Model(small_config).pair_embeddings
-        inputs = self.inputs(extractor, mixed_rows[:8])
-        with torch.no_grad():
-            assert embeddings._can_add_in_place(*inputs[:2])
-            actual = embeddings(*inputs)
-        assert not embeddings._can_add_in_place(*inputs[:2])
-        torch.testing.assert_close(actual, embeddings(*inputs).detach(), rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize(("name", "row"), [("edge_features", 64), ("shortest_paths", -1), ("shortest_paths", 512)])
     def test_a_row_that_no_table_has_is_an_error(
@@ -390,7 +377,7 @@ def test_padding_never_reaches_an_answer(
     mixed_rows: Rows,
 ) -> None:
     # Garbage where the padding is: nothing may change, not by a bit.
-    property_model.config.head_pooling = pooling
+    property_model.config.classifier_pooling = pooling
     batch = extractor.pad(mixed_rows[:8])
     padding = ~batch["attention_mask"].bool()
     spoiled = {name: value.clone() for name, value in batch.items()}
@@ -464,7 +451,7 @@ class TestPropertyRegression:
     def test_it_reads_the_mean_of_the_atoms_if_told_to(
         self, small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows
     ) -> None:
-        model = self.make(small_config, head_pooling="mean")
+        model = self.make(small_config, classifier_pooling="mean")
         together = model(**extractor.pad(mixed_rows[:8])).logits
         for row, actual in zip(mixed_rows[:8], together, strict=True):
             alone = extractor.pad([row])
@@ -474,8 +461,8 @@ class TestPropertyRegression:
         assert not torch.allclose(together, from_cls, atol=1e-3)
 
     def test_another_read_out_is_refused(self, small_config: UniMol2Config) -> None:
-        with pytest.raises(StrictDataclassError, match="head_pooling"):
-            UniMol2Config(**{**small_config.to_dict(), "head_pooling": "max"})
+        with pytest.raises(StrictDataclassError, match="classifier_pooling"):
+            UniMol2Config(**{**small_config.to_dict(), "classifier_pooling": "max"})
 
     @pytest.mark.parametrize(("kind", "expected"), [("smooth_l1", 1.5), ("l1", 2.0), ("mse", 4.0)])
     def test_losses_on_standardised_labels(

@@ -13,14 +13,16 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTrainin
 
 from unimol2_hf import NANO, UniMol2Config, UniMol2FeatureExtractor
 from unimol2_hf.finetuning.settings import FinetuneSettings
-from unimol2_hf.jobs.embed import EmbedSettings, load_embedding_pipeline
-from unimol2_hf.models.packaged import NANO_NAME, resolve_model
+from unimol2_hf.jobs.embed import load_embedding_pipeline
+from unimol2_hf.jobs.settings import EmbedSettings
+from unimol2_hf.models.packaged import resolve_model
 from unimol2_hf.pretraining.collator import DataCollatorForUniMol2Pretraining
 from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
+from unimol2_hf.settings_unimol2 import NANO_NAME
 
 pytestmark = pytest.mark.numerical
 
-DRUGS = Path(__file__).parents[1] / "examples" / "drugs.csv"
+DRUGS = Path(__file__).parents[2] / "examples" / "drugs.csv"
 CARBON = 6
 
 
@@ -82,7 +84,7 @@ def test_nothing_is_reported_as_unexpected() -> None:
 
 
 def test_every_default_is_it() -> None:
-    assert FinetuneSettings(targets=("a",)).model == NANO
+    assert FinetuneSettings(targets=("a",)).model == NANO_NAME
     assert EmbedSettings().model == NANO_NAME
     assert load_embedding_pipeline(EmbedSettings(device="cpu")).model.config.num_hidden_layers == 6
 

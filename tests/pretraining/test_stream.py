@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch.utils.data import DataLoader
 
-from unimol2_hf import TableError, UniMol2Error
+from unimol2_hf import UniMol2Error
 from unimol2_hf.data.conformer_library import ConformerLibrary, LibraryIndex
+from unimol2_hf.errors import LibraryError
 from unimol2_hf.pretraining.collator import DRAW, DataCollatorForUniMol2Pretraining, align
 from unimol2_hf.pretraining.plan import SamplingPlan, scaffold_probabilities
 from unimol2_hf.pretraining.settings import NoiseSettings
@@ -335,9 +336,9 @@ class TestStream:
             make_stream(library_dir, Share(0, 13))
 
     def test_no_library(self, tmp_path: Path) -> None:
-        with pytest.raises(TableError, match="conformers build"):
+        with pytest.raises(LibraryError, match="conformers build"):
             ConformerLibrary(tmp_path)
-        with pytest.raises(TableError, match="neither a folder nor a data set"):
+        with pytest.raises(LibraryError, match="neither a folder nor a data set"):
             ConformerLibrary(tmp_path / "nowhere")
 
     def test_a_data_set_on_the_hub_is_read_by_its_urls(
@@ -360,5 +361,5 @@ class TestStream:
         import pandas as pd
 
         pd.DataFrame({"smiles": ["C"]}).to_parquet(tmp_path / "part-000000.parquet")
-        with pytest.raises(TableError, match="lacks"):
+        with pytest.raises(LibraryError, match="lacks"):
             ConformerLibrary(tmp_path).index()

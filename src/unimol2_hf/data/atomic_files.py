@@ -1,0 +1,58 @@
+"""Output folders and small files that are whole or absent, whatever happens to the process that writes them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputFolderError
+from ..settings_unimol2 import Settings
+
+SETTINGS_FILE = "settings.json"
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make a folder with those above it.
+
+    Raises:
+        OutputFolderError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputFolderError(f"{folder} cannot be used as the output folder: {error}") from error
+
+
+def write_settings(path: Path, *settings: Settings) -> None:
+    """Every option of a run by its name, as `--config` reads it back."""
+    options: dict[str, Any] = {}
+    for each in settings:
+        options |= each.as_options()
+    write_json_whole(path, options)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """A small file, whole or absent."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text)
+    move_into_place(draft, path)
+
+
+def write_json_whole(path: Path, content: Any) -> None:
+    """A small JSON file, whole or absent."""
+    write_text_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def move_into_place(draft: Path, path: Path) -> None:
+    """Rename a finished file; its content reaches the disk before its name does, and the name is made to last."""
+    _sync(draft)
+    os.replace(draft, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

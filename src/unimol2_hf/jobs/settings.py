@@ -1,0 +1,127 @@
+"""What decides a job over a whole file of molecules, and how it is computed."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from ..errors import SettingsError
+from ..settings_unimol2 import (
+    MACHINE,
+    NANO_NAME,
+    OUTPUT,
+    ConformerSettings,
+    FeaturizerSettings,
+    ModelPrecision,
+    Pooling,
+    Settings,
+    option,
+    other_default,
+)
+
+RAY = "Ray"
+
+# Where a command's default is another one than the component's, and why.
+OTHER_DEFAULTS: dict[str, tuple[Any, str]] = {
+    "num_conformers": (10, "conformers build: pretraining draws from 10 conformers (arXiv 2406.14969, section 3)"),
+    "include_2d": (True, "conformers build: and from the 2D one (the same)"),
+}
+
+
+@dataclass(frozen=True)
+class PredictSettings(Settings):
+    """Prediction for a table; `featurizer` replaces options of the model folder."""
+
+    smiles_column: str = option("smiles", "column with SMILES")
+    batch_size: int = option(32, "most conformers of a batch", group=MACHINE, minimum=1)
+    num_workers: int | None = option(None, "processes for conformers; default: all cores", group=MACHINE, minimum=0)
+    featurizer: dict[str, Any] = option({}, "options of the featurizer")
+
+
+@dataclass(frozen=True)
+class EmbedSettings(Settings):
+    """Everything that decides the output of an embedding job, and how it is computed.
+
+    `featurizer` holds options of `FeaturizerSettings` that replace the model folder's own.
+    """
+
+    model: str = option(NANO_NAME, "unimol2-nano, a folder or a Hub id")
+    smiles_column: str = option("smiles", "column with SMILES")
+    id_column: str | None = option(None, "column (SDF: property) with the rows' ids")
+    pooling: Pooling = option("cls", "the CLS, or the mean of the atoms")
+    per_atom: bool = option(False, "also one vector for each heavy atom")
+    keep_conformers: bool = option(False, "also write conformers, as a library that this command reads again")
+    ignore_conformers: bool = option(False, "make conformers also where the file brings some", group=OUTPUT)
+    store_precision: Literal["float32", "float16"] = option("float32", "of the written vectors", group=OUTPUT)
+    rows_per_shard: int = option(
+        8192, "consecutive rows of a Parquet file; what a kill can cost", group=OUTPUT, minimum=1
+    )
+    precision: ModelPrecision = option("float32", "what the model computes in", group=MACHINE)
+    batch_size: int = option(32, "most conformers of a batch", group=MACHINE, minimum=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", group=MACHINE)
+    compile: Literal["none", "dynamic", "static"] = option(
+        "none",
+        "for long runs: one graph for all shapes (two minutes at the start), or fixed shapes, one graph each",
+        group=MACHINE,
+    )
+    num_workers: int | None = option(None, "processes for conformers; default: all cores", group=MACHINE, minimum=0)
+    featurizer: dict[str, Any] = option({}, "options of the featurizer")
+
+    def of_output(self) -> dict[str, Any]:
+        """The settings on which the output depends; where the others change, a job may go on."""
+        how = ("model", "device", "num_workers")
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in how}
+
+
+@dataclass(frozen=True)
+class RaySettings(Settings):
+    """Where and how wide a job runs on Ray Data."""
+
+    ray: bool = option(False, "run on Ray Data", group=RAY)
+    address: str | None = option(
+        None, 'of a running cluster ("auto" finds it); default: a local one', group=RAY, flag="ray_address"
+    )
+    num_cpus: int | None = option(None, "cores of a local cluster; default: all", group=RAY, minimum=1, flag="ray_cpus")
+    num_models: int = option(1, "copies of the model on the cluster", group=RAY, minimum=1, flag="ray_models")
+    gpus_per_model: float = option(0, "GPUs of each copy; 0 runs on CPU", group=RAY, minimum=0, flag="ray_gpus")
+
+
+@dataclass(frozen=True)
+class BuildSettings(ConformerSettings):
+    """Everything that decides a library of conformers; the defaults are the paper's (10 in 3D, one in 2D)."""
+
+    num_conformers: int = other_default(ConformerSettings, "num_conformers", OTHER_DEFAULTS["num_conformers"][0])
+    include_2d: bool = other_default(ConformerSettings, "include_2d", OTHER_DEFAULTS["include_2d"][0])
+    max_atoms: int = other_default(FeaturizerSettings, "max_atoms", 256)
+    smiles_column: str = option("smiles", "column with SMILES")
+    id_column: str | None = option(None, "column (SDF: property) with the rows' ids")
+    keep_columns: tuple[str, ...] | None = option(
+        None,
+        "numeric columns (in Parquet also lists of numbers of one length) to keep, comma-separated: targets for "
+        "pretraining; empty cells are missing values",
+    )
+    descriptors: Literal["rdkit"] | None = option(
+        None, "also keep RDKit's descriptors, as a column rdkit_descriptors (7 ms a molecule)"
+    )
+    rows_per_shard: int = option(
+        4096, "consecutive rows of a Parquet file; what a kill can cost", group=OUTPUT, minimum=1
+    )
+    num_workers: int | None = option(None, "processes; default: all cores", group=MACHINE, minimum=0)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        return tuple(self.keep_columns or ())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.kept)) < len(self.kept):
+            raise SettingsError("keep_columns names a column twice")
+
+    def of_output(self) -> dict[str, Any]:
+        """The settings on which the output depends."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "num_workers"}
+
+
+@dataclass(frozen=True)
+class StatisticsSettings(Settings):
+    """Where the statistics of libraries of conformers are written."""
+
+    output_dir: str = option(".", "folder for scaffolds.json and scaffolds.png")
