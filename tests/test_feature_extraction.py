@@ -185,6 +185,7 @@ class TestBatches:
             ({"seed": 2**31 - 1}, "seed is 2147483647"),
             ({"seed": "42"}, "seed is '42'; give a whole number"),
             ({"num_conformers": 1.5}, "num_conformers is 1.5"),
+            ({"force_field": "MMFF"}, "unknown force_field 'MMFF'; use one of MMFF94, UFF, none"),
         ],
     )
     def test_impossible_settings_are_named(self, setting: dict[str, Any], message: str) -> None:
@@ -275,6 +276,20 @@ class TestConformers:
             alone = extractor(ASPIRIN, seed=42 + number)["coordinates"][0]
             assert torch.equal(several["coordinates"][number], alone)
         assert not torch.allclose(several["coordinates"][0], several["coordinates"][1], atol=0.1)
+
+    def test_force_fields(self, extractor: UniMol2FeatureExtractor) -> None:
+        """Each relaxes to coordinates of its own; without one the embedded ones stay, and nothing is claimed."""
+        made = {
+            name: extractor(ASPIRIN, force_field=name, return_provenance=True) for name in ("MMFF94", "UFF", "none")
+        }
+        for name, batch in made.items():
+            (record,) = batch["provenance"]
+            assert record["force_field"] == (None if name == "none" else name)
+            assert record["force_field_converged"] == (None if name == "none" else True)
+            assert record["note"] == ""
+        assert torch.equal(made["MMFF94"]["coordinates"], extractor(ASPIRIN)["coordinates"])
+        for one, other in (("MMFF94", "UFF"), ("UFF", "none"), ("none", "MMFF94")):
+            assert not torch.allclose(made[one]["coordinates"], made[other]["coordinates"], atol=0.02)
 
     def test_the_flat_conformer_comes_last(self, extractor: UniMol2FeatureExtractor) -> None:
         batch = extractor(ASPIRIN, num_conformers=2, include_2d=True, return_provenance=True)

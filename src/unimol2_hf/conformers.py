@@ -13,7 +13,7 @@ Each is bounded by its attempts. A bound in seconds would make the answer depend
 Each conformer tells how its coordinates came about (`ConformerProvenance`); nothing is replaced silently.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,7 +39,11 @@ TWO_DIMENSIONAL = "2d"
 _NOT_FLAT = frozenset((ETDG, ETDG_RANDOM_COORDINATES))
 _RANDOM_START = frozenset((ETKDG_RANDOM_COORDINATES, ETDG_RANDOM_COORDINATES))
 
-FORCE_FIELD = "MMFF94"
+# By the names of `ConformerSettings.force_field`.
+_OPTIMIZERS: Mapping[str, Callable[..., int]] = {
+    "MMFF94": rdForceFieldHelpers.MMFFOptimizeMolecule,
+    "UFF": rdForceFieldHelpers.UFFOptimizeMolecule,
+}
 TIMED_OUT = "embedding timed out"
 NO_START = "no starting coordinates"
 ATOMS_COINCIDE = "atoms of separate fragments coincide"
@@ -74,7 +78,7 @@ class ConformerProvenance:
             "etkdg-random-coordinates", "etdg-random-coordinates" or "2d".
         is_3d: true for an embedded conformer; for given coordinates, whether any atom leaves the xy plane.
         seed: the random seed that worked; `None` for given and 2D coordinates.
-        force_field: "MMFF94" where the conformer was relaxed with it, else `None`.
+        force_field: "MMFF94" or "UFF" where the conformer was relaxed with it, else `None`.
         force_field_converged: whether it converged within RDKit's 200 iterations (for ETDG 2,000); `None` where it was
             not run.
         note: why a fallback was taken or a force field could not be set up; empty when all went well.
@@ -175,7 +179,7 @@ def _embed_with_retries(with_hydrogens: Chem.Mol, seed: int, settings: Conformer
             continue
         reason = _embed(with_hydrogens, method, rung_seed, settings.embed_timeout)
         if reason is None:
-            return _relax(with_hydrogens, method, rung_seed, "; ".join(failures))
+            return _relax(with_hydrogens, method, rung_seed, "; ".join(failures), settings.force_field)
         hopeless |= _HOPELESS_AFTER.get(reason, frozenset())
         failures.append(f"{method} (seed {rung_seed}): {reason}")
     return "; ".join(failures)
@@ -242,11 +246,13 @@ def _heavy_positions(with_hydrogens: Chem.Mol) -> NDArray[np.float64]:
     return positions[heavy]
 
 
-def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Conformer:
+def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str, force_field: str) -> Conformer:
     iterations = ETDG_RELAXATION if method in _NOT_FLAT else REFERENCE_RELAXATION
-    status = rdForceFieldHelpers.MMFFOptimizeMolecule(with_hydrogens, maxIters=iterations)
+    optimize = _OPTIMIZERS.get(force_field)
+    status = -1 if optimize is None else optimize(with_hydrogens, maxIters=iterations)
     has_force_field = status >= 0
-    no_parameters = "" if has_force_field else f"{FORCE_FIELD} has no parameters for this molecule"
+    lacks = optimize is not None and not has_force_field
+    no_parameters = f"{force_field} has no parameters for this molecule" if lacks else ""
     apart = FRAGMENTS_NOTE if len(Chem.GetMolFrags(with_hydrogens)) > 1 else ""
     note = "; ".join(filter(None, (note, no_parameters, apart)))
     coordinates = _heavy_positions(with_hydrogens)
@@ -254,7 +260,7 @@ def _relax(with_hydrogens: Chem.Mol, method: str, seed: int, note: str) -> Confo
         method=method,
         is_3d=True,
         seed=seed,
-        force_field=FORCE_FIELD if has_force_field else None,
+        force_field=force_field if has_force_field else None,
         force_field_converged=status == 0 if has_force_field else None,
         note=note,
         **conformer_versions(),

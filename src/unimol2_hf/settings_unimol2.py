@@ -161,6 +161,9 @@ class ConformerSettings(Settings):
     seed: int = option(
         42, "seed of the first 3D conformer", group=CONFORMERS, minimum=0, maximum=LARGEST_SEED, flag="conformer_seed"
     )
+    force_field: Literal["MMFF94", "UFF", "none"] = option(
+        "MMFF94", "relaxes embedded conformers; the reference's is MMFF94", group=CONFORMERS
+    )
     # Attempts are bounded by their number. Where the clock decides, which the conformer's note tells, the answer
     # depends on the machine's load.
     embed_timeout: int = option(
