@@ -36,9 +36,7 @@ WARMUP_AFTER_HANDOVER = 300  # steps in which Adam finds its moments again
 LOWEST_PRIORITY = 19
 POLL_SECONDS = 60
 NANO_YAML = Path("recipes") / "nano" / "nano.yaml"
-# Of the clone, whose code is that of the training's first day; and of this repository as it is.
-PRETRAIN_IN_CLONE = ("-m", "unimol2_hf.cli", "pretrain")
-PRETRAIN_HERE = ("-m", "unimol2_hf.cli", "pretrain", "--config")
+PRETRAIN = ("-m", "unimol2_hf.cli", "pretrain", "--config")
 PAIRS_ON_GPU = 131_072  # a step in one batch
 app = typer.Typer(no_args_is_help=True)
 
@@ -165,7 +163,7 @@ def part(
     run.mkdir(parents=True, exist_ok=True)
     settings = write_settings(run, home, HERE / "nano.yaml", handover, max_pairs=PAIRS_ON_GPU, save_steps=500)
     with suppress(subprocess.TimeoutExpired):
-        command = [sys.executable, *PRETRAIN_HERE, str(settings)]
+        command = [sys.executable, *PRETRAIN, str(settings)]
         subprocess.run(command, env=environment(home), timeout=seconds, check=True)
     checkpoint = last_checkpoint(run)
     if checkpoint is None:
@@ -183,7 +181,7 @@ def supervise(home: Home, handover: Handover, processes: int = 2) -> None:
         settings = write_settings(run, home, home / "clone" / NANO_YAML, handover)
         distributed = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         training = subprocess.Popen(
-            [sys.executable, "-m", *distributed, *PRETRAIN_IN_CLONE, str(settings)], env=environment(home), cwd=home
+            [sys.executable, "-m", *distributed, *PRETRAIN, str(settings)], env=environment(home), cwd=home
         )
         began = f"{time.time():.0f}"
         while training.poll() is None:

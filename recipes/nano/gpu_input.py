@@ -18,7 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
-from library import DRUG_LIKE, TEACHER, keys_of, labelled_molecules, vectors, without
+from library import (
+    DRUG_LIKE,
+    TEACHER,
+    TEACHER_BLOCKS,
+    keys_of,
+    labelled_molecules,
+    teacher_blocks,
+    vectors,
+    without,
+)
 from rich.console import Console
 
 from unimol2_hf.jobs.build_conformers import build_conformers
@@ -54,7 +63,7 @@ def unpacked(table: pa.Table) -> pa.Table:
         {
             "smiles": table["smiles"],
             "coordinates": pa.ListArray.from_arrays(coordinates.offsets, positions),
-            TEACHER: pa.FixedSizeListArray.from_arrays(values, teacher.type.list_size),
+            **teacher_blocks(pa.FixedSizeListArray.from_arrays(values, teacher.type.list_size)),
         }
     )
 
@@ -86,10 +95,11 @@ def unpack(
     """Make the library, descriptors included."""
     source = output / "source"
     source.mkdir(parents=True, exist_ok=True)
-    pq.write_table(unpacked(pq.read_table(packed_file)), source / "drug_like.parquet")
+    made = unpacked(pq.read_table(packed_file))
+    pq.write_table(made, source / "drug_like.parquet")
     settings = BuildSettings(
         num_conformers=1,
-        keep_columns=(TEACHER,),
+        keep_columns=tuple(name for name, _, _ in TEACHER_BLOCKS if name in made.column_names),
         descriptors="rdkit",
         rows_per_shard=8192,
         num_workers=os.cpu_count() or 1,

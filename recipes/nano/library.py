@@ -27,6 +27,9 @@ from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, build_conformers
 from unimol2_hf.jobs.settings import BuildSettings
 
 TEACHER = "minimol"
+# Its components come scaled to unit spread, so a loss of all of them at once asks for little but noise. In blocks each
+# gets the weight of its share of the variance (nano.yaml): name, first component, the one after the last.
+TEACHER_BLOCKS = ((f"{TEACHER}_1", 0, 4), (f"{TEACHER}_2", 4, 16), (f"{TEACHER}_3", 16, 64), (f"{TEACHER}_4", 64, 256))
 DRUG_LIKE = ("conformers_pretrain.parquet", "conformers_pretrain_2.parquet")
 # Present for the molecules that QM9 labels in full.
 LABEL = "mu"
@@ -58,6 +61,15 @@ def vectors(table: pa.Table, leave: str) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(columns.ravel()), len(names))
 
 
+def teacher_blocks(components: pa.FixedSizeListArray) -> dict[str, pa.FixedSizeListArray]:
+    """The teacher's components in blocks of falling variance."""
+    values = components.flatten().to_numpy(zero_copy_only=False).reshape(len(components), -1)
+    parts = {name: values[:, first:end] for name, first, end in TEACHER_BLOCKS if first < values.shape[1]}
+    return {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[1]) for name, part in parts.items()
+    }
+
+
 def drug_like(data: Path) -> pa.Table:
     """SMILES, coordinates and targets of the drug-like molecules."""
     columns = ["smiles", "coordinates"]
@@ -66,7 +78,10 @@ def drug_like(data: Path) -> pa.Table:
         table = pq.read_table(data / file)
         if table["smiles"].to_pylist() != conformers["smiles"].to_pylist():
             raise ValueError(f"{file} is of other molecules than {', '.join(DRUG_LIKE)}")
-        conformers = conformers.append_column(name, vectors(table, "smiles"))
+        described = vectors(table, "smiles")
+        columns_of = teacher_blocks(described) if name == TEACHER else {name: described}
+        for column, values in columns_of.items():
+            conformers = conformers.append_column(column, values)
     return conformers
 
 
@@ -111,7 +126,8 @@ def write_sources(data: Path, folder: Path, qm9_count: int, workers: int, consol
     console.print(f"left out, because {LEFT_OUT}: {dict(left)}")
     folder.mkdir(parents=True, exist_ok=True)
     small = qm9_molecules(data, evenly(qm9.filter(pa.array(usable)), qm9_count), workers, console)
-    small = small.append_column(TEACHER, pa.nulls(len(small), drugs.schema.field(TEACHER).type))
+    for name in drugs.column_names[len(small.column_names) :]:
+        small = small.append_column(name, pa.nulls(len(small), drugs.schema.field(name).type))
     pq.write_table(drugs, folder / "a_drug_like.parquet")
     pq.write_table(small.select(drugs.column_names), folder / "b_qm9.parquet")
 
@@ -127,9 +143,10 @@ def main(
     source = output / "source"
     if not (source / "b_qm9.parquet").exists():
         write_sources(data, source, qm9_count, workers, console)
+    columns = pq.read_schema(source / "a_drug_like.parquet").names
     settings = BuildSettings(
         num_conformers=1,
-        keep_columns=(RDKIT_DESCRIPTORS, TEACHER),
+        keep_columns=(RDKIT_DESCRIPTORS, *(name for name, _, _ in TEACHER_BLOCKS if name in columns)),
         rows_per_shard=8192,
         num_workers=workers,
     )

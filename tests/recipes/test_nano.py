@@ -77,8 +77,8 @@ class TestLibrary:
         assert made["error"].isna().sum() == 5
         np.testing.assert_array_equal(made.loc["CCN", RDKIT_DESCRIPTORS], [5.0, -5.0])
         np.testing.assert_array_equal(made.loc["C=O", RDKIT_DESCRIPTORS], [7.0, np.float32(0.7)])
-        assert made.loc["C=O", library.TEACHER] is None or np.isnan(made.loc["C=O", library.TEACHER])
-        assert made.loc["CCN", library.TEACHER] == 5.0
+        assert made.loc["C=O", "minimol_1"] is None or np.isnan(made.loc["C=O", "minimol_1"])
+        assert made.loc["CCN", "minimol_1"] == 5.0
 
     def test_tables_of_other_molecules_are_refused(self, tables: Path) -> None:
         pq.write_table(pa.table({"smiles": ["C"] * 6, "m": np.arange(6.0)}), tables / "minimol_pretrain.parquet")
@@ -96,7 +96,7 @@ class TestGpuInput:
         np.testing.assert_allclose(
             made.loc["CCN", "conformers"][0], (coordinates - coordinates.mean(0)).ravel(), atol=0.005
         )
-        assert made.loc["CCN", library.TEACHER] == 5.0
+        assert made.loc["CCN", "minimol_1"] == 5.0
         described = dict(zip(descriptor_names(), made.loc["CCO", RDKIT_DESCRIPTORS], strict=True))
         assert described["MolWt"] == pytest.approx(46.07, abs=0.01)
 
@@ -201,7 +201,15 @@ class TestHandover:
 def test_recipe_and_commit_belong_together() -> None:
     assert len((RECIPE / "COMMIT").read_text().strip()) == 40
     settings = {**yaml.safe_load((RECIPE / "nano.yaml").read_text()), "data": "a", "output_dir": "b"}
-    assert set(PretrainSettings(**settings).targets) == {RDKIT_DESCRIPTORS, library.TEACHER}
+    blocks = {name for name, _, _ in library.TEACHER_BLOCKS}
+    assert set(PretrainSettings(**settings).targets) == {RDKIT_DESCRIPTORS, *blocks}
+
+
+def test_the_teacher_comes_in_blocks() -> None:
+    components = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(512, dtype=np.float32)), 256)
+    blocks = library.teacher_blocks(components)
+    assert [block.type.list_size for block in blocks.values()] == [4, 12, 48, 192]
+    assert blocks["minimol_2"].to_pylist()[1] == list(range(260, 272))
 
 
 def test_kernel_ridge_is_scikit_learns() -> None:
