@@ -14,7 +14,7 @@ endif
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-all test-avx2 check format bench bench-speed clean \
+.PHONY: demo test test-all test-wheel test-avx2 check format bench bench-speed clean \
 	nano-continue nano-status nano-hand-over nano-gpu-input nano-gpu
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -36,6 +36,10 @@ test: $(INSTALLED)
 # Also the tests that kill jobs, load the machine or take minutes: before an issue is closed.
 test-all: $(INSTALLED)
 	$(PYTEST)
+
+# The wheel in an empty environment; fetches packages from the index.
+test-wheel: $(INSTALLED)
+	$(BIN)/python tests/wheel_trial.py
 
 # The tests that compare computed numbers, by the kernels that processors without AVX-512 run.
 test-avx2: $(INSTALLED)
