@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from comparing import assert_same_output
 from rich.console import Console
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import (
     AutoFeatureExtractor,
     AutoModel,
@@ -34,6 +34,8 @@ pytestmark = pytest.mark.numerical
 
 SAVED = Path(__file__).parent / "saved"
 QUIET = Console(quiet=True)
+# Of an output's largest value. The folders were made by one processor's kernels, and weights are ten times the usual.
+FROM_OTHER_KERNELS = 1e-5
 # Of predictions whose conformers this processor made itself: MMFF94 ends within its own tolerance.
 FROM_SMILES = 2e-3
 
@@ -51,6 +53,10 @@ def in_time(saved: Path) -> Path:
     if {name: about[name] for name in conformer_versions()} != conformer_versions():
         pytest.skip("made with another RDKit or ladder: its jobs are refused, as they should be")
     return saved
+
+
+def assert_same_output(made: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(made, expected, rtol=0, atol=FROM_OTHER_KERNELS * float(expected.abs().max()))
 
 
 class TestModels:
