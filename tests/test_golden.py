@@ -38,6 +38,12 @@ TINY_MOLECULES = range(8)
 Golden = dict[str, Tensor]
 
 
+@pytest.fixture(scope="session")
+def extractor() -> UniMol2FeatureExtractor:
+    """The reference's order of the atoms."""
+    return UniMol2FeatureExtractor(atom_order="as_written")
+
+
 @pytest.fixture(scope="module")
 def features() -> Any:
     return np.load(GOLDEN / "features.npz")

@@ -22,6 +22,8 @@ from .errors import MoleculeError, MoleculeTooLargeError, SettingsError, Unexpec
 from .molecule_features import dropped_graph_features, graph_features
 from .molecules import (
     Molecule,
+    atoms_of,
+    canonical_form,
     checked_arrays,
     checked_charges,
     describe,
@@ -47,6 +49,9 @@ MODEL_INPUT_NAMES = (
     "pair_types",
     "coordinates",
 )
+# Of a saved `preprocessor_config.json`.
+TYPE_KEY = "feature_extractor_type"
+CANONICAL, AS_WRITTEN = "canonical", "as_written"
 PAIRWISE_INPUT_NAMES = frozenset(("edge_features", "shortest_paths", "pair_types"))
 
 
@@ -123,6 +128,9 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
     model_input_names: ClassVar[list[str]] = list(MODEL_INPUT_NAMES)
 
     def __init__(self, **settings: Any) -> None:
+        # What an earlier version saved says the same as then.
+        if TYPE_KEY in settings and "atom_order" not in settings:
+            settings["atom_order"] = AS_WRITTEN
         for each in fields(FeaturizerSettings):
             setattr(self, each.name, settings.pop(each.name, each.default))
         _refuse_typos(settings)
@@ -287,15 +295,22 @@ def _featurize_graph(molecule: Chem.Mol, settings: FeaturizerSettings) -> Featur
     count = len(atoms)
     _check_size(count, settings)
     # A molecule's own conformers win over generated ones, however many were asked for.
-    given = given_conformers(heavy, max(1, settings.num_conformers))
+    conformers = given_conformers(heavy, max(1, settings.num_conformers))
+    form = canonical_form(heavy) if settings.atom_order == CANONICAL else None
+    order = np.arange(count) if form is None else form[1]
+    if form is not None:
+        heavy, atoms = form[0], atoms_of(form[0])
+    conformers = [replace(each, coordinates=each.coordinates[order]) for each in conformers]
     # From the sanitised heavy atoms: an edited molecule may carry hydrogen counts of its past.
-    conformers = given or generate_conformers(heavy, settings)
+    conformers = conformers or generate_conformers(heavy, settings)
     graph = graph_features(heavy, atoms) if settings.use_graph_features else dropped_graph_features(count)
     features = {**_atom_inputs([atom.GetAtomicNum() for atom in atoms]), **graph}
-    complete = FeaturizedMolecule(features, tuple(conformers), count, settings.use_graph_features)
-    if count <= settings.max_atoms:
-        return complete
-    return _crop(complete, _central_atoms(Chem.GetDistanceMatrix(heavy), settings.max_atoms))
+    made = FeaturizedMolecule(features, tuple(conformers), count, settings.use_graph_features)
+    if count > settings.max_atoms:
+        kept = _central_atoms(Chem.GetDistanceMatrix(heavy), settings.max_atoms)
+        made, order = _crop(made, kept), order[kept]
+    # Rows are in the order in which the user wrote the atoms.
+    return made if form is None else _with_atoms(made, np.argsort(order))
 
 
 def _check_size(count: int, settings: FeaturizerSettings) -> None:
@@ -339,14 +354,19 @@ def _central_atoms(distances: NDArray[np.floating[Any]], count: int) -> NDArray[
 
 def _crop(molecule: FeaturizedMolecule, atoms: NDArray[np.intp]) -> FeaturizedMolecule:
     """Keep some atoms; their features stay those of the whole molecule."""
+    kept = _with_atoms(molecule, atoms)
+    conformers = (replace(each, coordinates=_recentre(each.coordinates)) for each in kept.conformers)
+    return replace(kept, conformers=tuple(conformers), cropped=True)
+
+
+def _with_atoms(molecule: FeaturizedMolecule, atoms: NDArray[np.intp]) -> FeaturizedMolecule:
+    """The given atoms of a molecule, in that order."""
     features = {
         name: array[np.ix_(atoms, atoms)] if name in PAIRWISE_INPUT_NAMES else array[atoms]
         for name, array in (molecule.features or {}).items()
     }
-    conformers = tuple(
-        Conformer(_recentre(conformer.coordinates[atoms]), conformer.provenance) for conformer in molecule.conformers
-    )
-    return replace(molecule, features=features, conformers=conformers, cropped=True)
+    conformers = (replace(each, coordinates=each.coordinates[atoms]) for each in molecule.conformers)
+    return replace(molecule, features=features, conformers=tuple(conformers))
 
 
 def _recentre(coordinates: NDArray[np.float32]) -> NDArray[np.float32]:

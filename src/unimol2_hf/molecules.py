@@ -204,6 +204,23 @@ def heavy_atoms_of(molecule: Chem.Mol) -> tuple[Chem.Mol, list[Chem.Atom]]:
     return heavy, atoms
 
 
+def canonical_form(heavy: Chem.Mol) -> tuple[Chem.Mol, NDArray[np.intp]] | None:
+    """Heavy atoms as RDKit reads them from their canonical SMILES, and each of these atoms' index in `heavy`.
+
+    The same for every way of writing a molecule, its stereo tags included, which depend on the order of the atoms.
+    `None` where the SMILES does not give the molecule back.
+    """
+    smiles, order = canonical_order(heavy)
+    with rdBase.BlockLogs():
+        read = Chem.MolFromSmiles(smiles)
+    if read is None:
+        return None
+    numbers = [atom.GetAtomicNum() for atom in atoms_of(heavy)]
+    if [atom.GetAtomicNum() for atom in atoms_of(read)] != [numbers[index] for index in order]:
+        return None
+    return read, order
+
+
 def canonical_order(heavy: Chem.Mol) -> tuple[str, NDArray[np.intp]]:
     """Canonical SMILES of heavy atoms, and the atoms' indices in its order."""
     smiles = str(Chem.MolToSmiles(heavy))

@@ -196,6 +196,12 @@ class ConformerSettings(Settings):
 class FeaturizerSettings(ConformerSettings):
     """How molecules become model input; what `UniMol2FeatureExtractor` is made of."""
 
+    atom_order: Literal["canonical", "as_written"] = option(
+        "canonical",
+        "in which conformers and features are made: canonical gives every way of writing a molecule the same answer, "
+        "as_written the reference's coordinates",
+        group=CONFORMERS,
+    )
     max_atoms: int = option(
         256,
         "most heavy atoms of a molecule; published models saw at most 256",
