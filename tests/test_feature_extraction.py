@@ -115,16 +115,39 @@ class TestBatches:
         rows = [row for result in extractor.featurize(["CCO", ASPIRIN]) for row in result.model_inputs()]
         padded, direct = extractor.pad(rows), extractor(["CCO", ASPIRIN])
         assert all(torch.equal(padded[name], direct[name]) for name in MODEL_INPUT_NAMES)
-        assert extractor.pad(rows, pad_to=20)["pair_types"].shape == (2, 20, 20, 2)
+        assert extractor.pad(rows, padding="max_length", max_length=20)["pair_types"].shape == (2, 20, 20, 2)
 
     def test_padding_refuses_what_it_cannot_do(self, extractor: UniMol2FeatureExtractor) -> None:
         row = next(next(extractor.featurize(ASPIRIN)).model_inputs())
         with pytest.raises(UniMol2Error, match="no molecule to pad"):
             extractor.pad([])
-        with pytest.raises(UniMol2Error, match="13 atoms does not fit into pad_to=5"):
-            extractor.pad([row], pad_to=5)
+        with pytest.raises(UniMol2Error, match="13 atoms does not fit into max_length=5"):
+            extractor.pad([row], max_length=5)
         with pytest.raises(UniMol2Error, match="coordinates missing"):
             extractor.pad([{name: value for name, value in row.items() if name != "coordinates"}])
+
+    def test_padding_speaks_as_tokenizers_do(self, extractor: UniMol2FeatureExtractor) -> None:
+        """Widths, a mapping of lists, numeric labels, and what is no padding of one batch."""
+        rows = [row for result in extractor.featurize(["CCO", ASPIRIN]) for row in result.model_inputs()]
+        widths = {
+            13: {},
+            16: {"pad_to_multiple_of": 8},
+            20: {"padding": "max_length", "max_length": 20},
+            24: {"padding": "max_length", "max_length": 20, "pad_to_multiple_of": 8},
+        }
+        for width, options in widths.items():
+            assert extractor.pad(rows, **options)["edge_features"].shape == (2, width, width, 3)  # type: ignore[arg-type]
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        assert torch.equal(extractor.pad(columns)["pair_types"], extractor.pad(rows)["pair_types"])
+        for name, labels in (("labels", [[1, 2.5], [float("nan"), 0]]), ("label", [1, 0])):
+            batch = extractor.pad([{**row, name: label} for row, label in zip(rows, labels, strict=True)])
+            torch.testing.assert_close(batch[name], torch.tensor(labels, dtype=torch.float32), equal_nan=True)
+        with pytest.raises(UniMol2Error, match="1 of 2 rows lack 'labels'; use NaN labels"):
+            extractor.pad([rows[0], {**rows[1], "labels": 1.0}])
+        with pytest.raises(UniMol2Error, match="molecules of one batch need True"):
+            extractor.pad(rows, padding=False)
+        with pytest.raises(UniMol2Error, match="needs max_length"):
+            extractor.pad(rows, padding="max_length")
 
     @pytest.mark.parametrize("size", [3, 8])
     def test_padding_is_not_confused_by_square_arrays(self, size: int, extractor: UniMol2FeatureExtractor) -> None:

@@ -173,7 +173,7 @@ def test_padded_batch_equals_the_reference_with_its_normaliser(
         for index, smiles in enumerate(golden_info["smiles"])
     ]
     # The reference pads its sequence to a multiple of four.
-    batch = extractor.pad(rows, pad_to=golden["batch/atom_mask"].shape[1])
+    batch = extractor.pad(rows, padding="max_length", max_length=golden["batch/atom_mask"].shape[1])
     mask = batch["attention_mask"].bool()
     assert torch.equal(mask, golden["batch/atom_mask"].bool())
     with torch.no_grad():

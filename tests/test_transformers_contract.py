@@ -19,6 +19,7 @@ from transformers import (
     AutoModel,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
     Trainer,
     TrainingArguments,
 )
@@ -450,6 +451,26 @@ class TestCompile:
             with torch.no_grad():
                 actual = exported(**each)
             assert relative_difference(actual["logits"], main_output(model, each)) <= 1e-5
+
+
+def test_stock_collator_and_trainer(
+    small_config: UniMol2Config, extractor: UniMol2FeatureExtractor, mixed_rows: Rows, tmp_path: Path
+) -> None:
+    """Transformers' own collator and Trainer, nothing of this package but model and featurizer."""
+    rows = [{**row, "label": [float(index), 1.0]} for index, row in enumerate(mixed_rows[:12])]
+    collator = DataCollatorWithPadding(extractor, pad_to_multiple_of=4)
+    batch = collator(rows[:3])
+    assert batch["labels"].tolist() == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=2, report_to="none", use_cpu=True,
+        remove_unused_columns=False, eval_strategy="steps", eval_steps=2,
+    )  # fmt: skip
+    trainer = Trainer(
+        model=UniMol2ForPropertyRegression(small_config), args=arguments, data_collator=collator,
+        train_dataset=rows, eval_dataset=rows[:4], processing_class=extractor,
+    )  # fmt: skip
+    assert trainer.train().training_loss > 0
+    assert trainer.evaluate()["eval_loss"] > 0
 
 
 def test_feature_extractor_is_saved_by_the_trainer(

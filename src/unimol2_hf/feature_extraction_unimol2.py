@@ -52,6 +52,7 @@ MODEL_INPUT_NAMES = (
 # Of a saved `preprocessor_config.json`.
 TYPE_KEY = "feature_extractor_type"
 CANONICAL, AS_WRITTEN = "canonical", "as_written"
+LABEL_NAMES = ("labels", "label", "label_ids")
 PAIRWISE_INPUT_NAMES = frozenset(("edge_features", "shortest_paths", "pair_types"))
 
 
@@ -232,34 +233,70 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
 
     def pad(
         self,
-        features: Sequence[Mapping[str, Any]],
+        encoded_inputs: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
         return_tensors: str | None = "pt",
-        pad_to: int | None = None,
     ) -> BatchFeature:
         """Pad unpadded model inputs (rows of `FeaturizedMolecule.model_inputs`) to one batch; padding is 0.
 
+        As Transformers' tokenizers have it, so that `DataCollatorWithPadding(extractor)` works.
+
         Args:
-            features: mappings with the model's input names; other keys are left out.
+            encoded_inputs: mappings with the model's input names, or one mapping of lists. Numeric labels (`labels`,
+                `label`, `label_ids`), one number or vector a row, are kept, as float32; other keys are left out.
+            padding: True or "longest": to the largest molecule; "max_length": to `max_length` atoms.
+            max_length: most atoms; a larger molecule is an error.
+            pad_to_multiple_of: round the number of atoms up.
             return_tensors: "pt" or "np".
-            pad_to: number of atoms to pad to; by default the largest molecule's.
 
         Raises:
-            UniMol2Error: no rows, a missing input, or more atoms than `pad_to`.
+            UniMol2Error: no rows, a missing input, labels that only some rows have, more atoms than `max_length`.
         """
-        if not features:
-            raise UniMol2Error("there is no molecule to pad; give at least one")
-        missing = [name for name in MODEL_INPUT_NAMES if name not in features[0]]
-        if missing:
-            raise UniMol2Error(f"cannot pad: {', '.join(missing)} missing; pass rows of `featurize`")
-        longest = max(len(row["input_ids"]) for row in features)
-        width = longest if pad_to is None else pad_to
-        if longest > width:
-            raise UniMol2Error(f"a molecule of {longest} atoms does not fit into pad_to={width}")
+        rows = _rows_of(encoded_inputs)
+        longest = max(len(row["input_ids"]) for row in rows)
+        if max_length is not None and longest > max_length:
+            raise UniMol2Error(f"a molecule of {longest} atoms does not fit into max_length={max_length}")
+        width = _padded_width(longest, padding, max_length, pad_to_multiple_of)
         arrays = {
-            name: _pad_arrays([np.asarray(row[name]) for row in features], width, name in PAIRWISE_INPUT_NAMES)
+            name: _pad_arrays([np.asarray(row[name]) for row in rows], width, name in PAIRWISE_INPUT_NAMES)
             for name in MODEL_INPUT_NAMES
         }
-        return BatchFeature(arrays, tensor_type=return_tensors)
+        return BatchFeature({**arrays, **_labels_of(rows)}, tensor_type=return_tensors)
+
+
+def _rows_of(encoded: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]]:
+    if isinstance(encoded, Mapping):
+        names, columns = list(encoded), list(encoded.values())
+        encoded = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    if not encoded:
+        raise UniMol2Error("there is no molecule to pad; give at least one")
+    missing = [name for name in MODEL_INPUT_NAMES if name not in encoded[0]]
+    if missing:
+        raise UniMol2Error(f"cannot pad: {', '.join(missing)} missing; pass rows of `featurize`")
+    return encoded
+
+
+def _padded_width(longest: int, padding: bool | str, max_length: int | None, multiple: int | None) -> int:
+    if padding not in (True, "longest", "max_length"):
+        raise UniMol2Error(f"padding is {padding!r}; molecules of one batch need True, 'longest' or 'max_length'")
+    if padding == "max_length" and max_length is None:
+        raise UniMol2Error("padding='max_length' needs max_length")
+    width = max_length if padding == "max_length" and max_length is not None else longest
+    return -(-width // (multiple or 1)) * (multiple or 1)
+
+
+def _labels_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float32]]:
+    """Labels that the rows bring, one row's beside the other's."""
+    labels = {}
+    for name in LABEL_NAMES:
+        labelled = sum(name in row for row in rows)
+        if 0 < labelled < len(rows):
+            raise UniMol2Error(f"{len(rows) - labelled} of {len(rows)} rows lack {name!r}; use NaN labels")
+        if labelled:
+            labels[name] = np.stack([np.asarray(row[name], dtype=np.float32) for row in rows])
+    return labels
 
 
 def _refuse_typos(unknown: Mapping[str, Any]) -> None:

@@ -115,13 +115,16 @@ class MoleculePipeline(Pipeline):
         def run(batch: list[dict[str, Any]]) -> list[Any]:
             length = max(map(length_of, batch))
             if not self._static_shapes:
-                return self._run_padded(self.feature_extractor.pad(batch, pad_to=length), forward_params)
+                return self._run_padded(self._padded(batch, length), forward_params)
             # Copies fill the batch up to the one shape that this length has.
             copies = most_rows(length, batch_size, max_pairs) - len(batch)
-            filled = self.feature_extractor.pad([*batch, *batch[:1] * copies], pad_to=length)
+            filled = self._padded([*batch, *batch[:1] * copies], length)
             return self._run_padded(filled, forward_params)[: len(batch)]
 
         return map_in_batches(run, rows, length_of, max_rows=batch_size, max_pairs=max_pairs, window=max(1, len(rows)))
+
+    def _padded(self, rows: list[dict[str, Any]], length: int) -> Any:
+        return self.feature_extractor.pad(rows, padding="max_length", max_length=length)
 
     def _run_padded(self, batch: Any, forward_params: dict[str, Any]) -> list[Any]:
         if self.device.type == "cuda":

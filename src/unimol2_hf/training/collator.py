@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ..errors import SettingsError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 
 
 @dataclass
 class DataCollatorForUniMol2:
     """Pads unpadded molecules and stacks their labels.
+
+    What `transformers.DataCollatorWithPadding(feature_extractor)` does, with labels under a name of one's own.
 
     Attributes:
         feature_extractor: whose `pad` is used.
@@ -26,11 +25,8 @@ class DataCollatorForUniMol2:
     label_name: str = "labels"
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        batch: dict[str, Tensor] = dict(self.feature_extractor.pad(rows))
-        labelled = sum(self.label_name in row for row in rows)
-        if 0 < labelled < len(rows):
-            raise SettingsError(f"{len(rows) - labelled} of {len(rows)} rows lack {self.label_name!r}; use NaN labels")
-        if labelled:
-            labels = np.stack([np.asarray(row[self.label_name], dtype=np.float32) for row in rows])
-            batch[self.label_name] = torch.from_numpy(labels)
+        named = [{"labels" if name == self.label_name else name: value for name, value in row.items()} for row in rows]
+        batch: dict[str, Tensor] = dict(self.feature_extractor.pad(named))
+        if self.label_name != "labels" and "labels" in batch:
+            batch[self.label_name] = batch.pop("labels")
         return batch
