@@ -135,11 +135,22 @@ class TestSavingAndLoading:
         model = UniMol2ForPropertyRegression.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
         assert model.classifier.out_proj.weight.shape[0] == 5
 
-    def test_another_tasks_label_scale_is_refused(self, small_config: UniMol2Config, tmp_path: Path) -> None:
-        config = UniMol2Config(**{**small_config.to_dict(), "label_mean": [1.0, 2.0], "label_std": [1.0, 1.0]})
-        UniMol2ForPropertyRegression(config).save_pretrained(tmp_path)
-        with pytest.raises(Exception, match=r"targets have 2 outputs .*id2label 5"):
-            UniMol2ForPropertyRegression.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    @pytest.mark.parametrize(
+        "changes", [{"num_labels": 3}, {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}]
+    )
+    def test_another_task_does_not_inherit_the_scale(
+        self, small_config: UniMol2Config, batch: Batch, tmp_path: Path, changes: dict[str, Any]
+    ) -> None:
+        names = ("x", "y")
+        small_config.set_targets([{"name": n, "kind": "regression", "mean": 70.0, "std": 9.0} for n in names])
+        UniMol2ForPropertyRegression(small_config).save_pretrained(tmp_path)
+        model = UniMol2ForPropertyRegression.from_pretrained(tmp_path, **changes, ignore_mismatched_sizes=True).eval()
+        assert model.config.target_names == list(model.config.id2label.values())
+        assert model.config.targets is None
+        assert float(main_output(model, batch).abs().max()) < 20
+        model.save_pretrained(tmp_path / "again")
+        again = UniMol2ForPropertyRegression.from_pretrained(tmp_path / "again").eval()
+        assert_same_output(main_output(again, batch), main_output(model, batch))
 
     def test_missing_weights_are_initialised_as_from_seed(self, small_config: UniMol2Config, tmp_path: Path) -> None:
         small_config.hidden_size = 64  # enough numbers for a standard deviation
@@ -306,13 +317,14 @@ class TestTraining:
         zero = {name for name, parameter in model.named_parameters() if not parameter.grad.any()}
         assert not zero
 
-    def test_regression_leaves_only_the_last_pair_update_untrained(
+    def test_a_property_head_trains_all_but_the_last_pair_update(
         self, small_config: UniMol2Config, batch: Batch
     ) -> None:
-        # The CLS never reads the last layer's pair track.
+        """Nothing reads it: it is frozen, so that distributed training does not wait for its gradient."""
         model = UniMol2ForPropertyRegression(small_config).eval()
         model(**batch, **targets_for(model, batch)).loss.backward()
         without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         parts = ("outer_product", "outer_product_norm", "triangle", "triangle_norm", "pair_mlp", "pair_mlp_norm")
         last = f"unimol2.layers.{small_config.num_hidden_layers - 1}."
         expected = {
@@ -320,7 +332,35 @@ class TestTraining:
             for name, _ in model.named_parameters()
             if name.startswith(last) and name.removeprefix(last).split(".")[0] in parts
         }
-        assert without == expected
+        assert without == frozen == expected
+
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    def test_distributed_training_needs_no_flag(
+        self, small_config: UniMol2Config, batch: Batch, tmp_path: Path, checkpointing: bool
+    ) -> None:
+        """It would stop at the second step if a parameter had got no gradient in the first."""
+        model = UniMol2ForPropertyRegression(small_config)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        store = torch.distributed.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        try:
+            distributed = torch.nn.parallel.DistributedDataParallel(model)
+            for _ in range(2):
+                distributed(**batch, **targets_for(model, batch)).loss.backward()
+        finally:
+            torch.distributed.destroy_process_group()
+
+    @pytest.mark.parametrize("model_class", [UniMol2ForPropertyRegression, UniMol2ForPreTraining])
+    def test_lora_on_all_linears(
+        self, small_config: UniMol2Config, batch: Batch, model_class: type[UniMol2PreTrainedModel]
+    ) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        adapted = get_peft_model(model_class(small_config), LoraConfig(r=2, target_modules="all-linear"))
+        adapted(**batch, **targets_for(adapted.base_model.model, batch)).loss.backward()
+        given = [parameter.grad for name, parameter in adapted.named_parameters() if "lora_B" in name]
+        assert sum(grad is not None and bool(grad.any()) for grad in given) > 10
 
     @pytest.mark.parametrize("use_reentrant", [True, False])
     @pytest.mark.parametrize("head_class", HEAD_CLASSES)

@@ -6,8 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
 
 from .settings_unimol2 import LARGEST_ATOMIC_NUMBER, MASK_TOKEN, SCALES
+
+logger = logging.get_logger(__name__)
 
 # Of a model folder: 1 had label_mean and label_std, 2 has targets.
 FORMAT_VERSION = 2
@@ -116,6 +119,7 @@ class UniMol2Config(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if label_mean is not None or label_std is not None:
             self.targets = _regression_targets(self.output_names, label_mean, label_std)
+        self.forget_other_task()
         if self.targets is not None:
             self.problem_type = problem_type_of(self.targets)
 
@@ -152,6 +156,17 @@ class UniMol2Config(PreTrainedConfig):
         self.targets = targets
         self._name_outputs()
         self.problem_type = problem_type_of(targets)
+
+    def forget_other_task(self) -> None:
+        """Let go of targets that `id2label`, changed since they were set, does not name: another task's, and scale."""
+        if self.targets is None or output_names(self.targets) == self.output_names:
+            return
+        logger.warning_once(
+            f"the outputs are {', '.join(self.output_names[:3])}, not {', '.join(output_names(self.targets)[:3])} any "
+            "more: another task, whose labels are not standardised until set_targets says how"
+        )
+        self.targets = None
+        self.problem_type = "regression"
 
     def _name_outputs(self) -> None:
         names = output_names(self.targets or [])
@@ -247,14 +262,6 @@ class UniMol2Config(PreTrainedConfig):
         names = self.output_names
         if not names or len(set(names)) < len(names):
             raise ValueError(f"id2label must name at least one target, each differently, not {names}")
-        if self.targets is None:
-            return
-        expected = output_names(self.targets)
-        if names != expected:
-            raise ValueError(
-                f"targets have {len(expected)} outputs ({', '.join(expected[:3])}), id2label {len(names)} "
-                f"({', '.join(names[:3])}); change both with set_targets, or start anew with targets=None"
-            )
 
     def _require_graph_targets(self) -> None:
         blocks = self.graph_targets or []

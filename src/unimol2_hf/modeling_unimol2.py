@@ -269,10 +269,18 @@ class UniMol2FeedForward(nn.Module):
         return self.fc2(self.dropout(self.activation(self.fc1(states))))
 
 
-class UniMol2OuterProductProjection(nn.Linear):
-    """W vec(a_i (x) b_j) for all pairs."""
+class UniMol2OuterProductProjection(nn.Module):
+    """W vec(a_i (x) b_j) for all pairs.
 
-    def forward(self, left: Tensor, right: Tensor, bias_scale: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    No `nn.Linear`, whose input is one tensor: what wraps all of those (LoRA, quantisation) must leave it alone.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features))
+
+    def forward(self, left: Tensor, right: Tensor, bias_scale: Tensor, residual: Tensor | None = None) -> Tensor:
         """Pairs (B, S, S, P) from left and right (B, S, d), added to the residual if one is given.
 
         The bias is multiplied by bias_scale (B, 1, 1, 1).
@@ -375,6 +383,13 @@ class UniMol2Layer(GradientCheckpointingLayer):
             return hidden_states, pair_states
         return hidden_states, self._update_pairs(hidden_states, pair_states, token_mask, lengths)
 
+    def freeze_pair_update(self) -> None:
+        """For a last layer whose pairs nobody reads."""
+        for part in (self.outer_product, self.triangle, self.pair_mlp):
+            part.requires_grad_(False)
+        for norm in (self.outer_product_norm, self.triangle_norm, self.pair_mlp_norm):
+            norm.requires_grad_(False)
+
     def _update_pairs(self, hidden_states: Tensor, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
         atoms = self.outer_product_norm(hidden_states)
         if self.training and self.add_with_dropout.p > 0:
@@ -449,6 +464,10 @@ class UniMol2PreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, UniMol2AtomEmbeddings | UniMol2PairEmbeddings):
             init.normal_(module.cls_embedding, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, UniMol2OuterProductProjection | UniMol2ForceProjection):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            if isinstance(module, UniMol2OuterProductProjection):
+                init.zeros_(module.bias)
 
 
 class UniMol2Model(UniMol2PreTrainedModel):
@@ -545,10 +564,14 @@ class UniMol2PredictionHead(nn.Module):
         return self.decoder(self.activation(self.dense(self.layer_norm(vectors))))
 
 
-class UniMol2ForceProjection(nn.Linear):
-    """A map of concatenated attention heads to one number, kept apart for each head."""
+class UniMol2ForceProjection(nn.Module):
+    """A map of concatenated attention heads to one number, kept apart for each head; no `nn.Linear` either."""
 
-    def forward(self, value: Tensor) -> Tensor:  # type: ignore[override]
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, in_features))
+
+    def forward(self, value: Tensor) -> Tensor:
         """Contributions (B, H, N) of values (B, H, N, head_dim); their sum over heads is the linear map."""
         return (value * self.weight.view(1, value.shape[1], 1, value.shape[-1])).sum(-1)
 
@@ -563,7 +586,7 @@ class UniMol2CoordinateHead(nn.Module):
         self.pair_norm = nn.LayerNorm(config.pair_hidden_size, eps=config.layer_norm_eps)
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.pair_bias_proj = nn.Linear(config.pair_hidden_size, config.num_attention_heads)
-        self.force_proj = UniMol2ForceProjection(config.hidden_size, 1, bias=False)
+        self.force_proj = UniMol2ForceProjection(config.hidden_size)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, atoms: Tensor, pairs: Tensor, coordinates: Tensor, attention_mask: Tensor) -> Tensor:
@@ -750,7 +773,8 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
 
     def __init__(self, config: UniMol2Config) -> None:
         super().__init__(config)
-        # `from_pretrained(base, num_labels=...)` edits a finished config, which may hold another task's labels.
+        # `from_pretrained(base, num_labels=...)` edits a finished config, which may hold another task's targets.
+        config.forget_other_task()
         config.validate()
         unsupported = [f"{target['name']} ({target['kind']})" for target in config.task if target["kind"] != REGRESSION]
         if unsupported:
@@ -758,6 +782,10 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
         self.num_labels = config.num_labels
         self.unimol2 = UniMol2Model(config)
         self.classifier = UniMol2PropertyHead(config)
+        # A property is never read from the last layer's pair track: its weights would get no gradient, at which
+        # distributed training stops.
+        last: Any = self.unimol2.layers[-1]
+        last.freeze_pair_update()
         self.post_init()
 
     def _label_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,13 +17,14 @@ WORK_ELEMENTS = 2**21
 _EXACT_GELU = "gelu"  # of the config; oneDNN fuses it into the product
 
 
-class _PackedLayer(nn.Linear):
-    """A linear layer that keeps a second copy of its weight in a layout of its own.
+class _PackedLayer(nn.Module):
+    """A layer with a weight that keeps a second copy of its weight in a layout of its own.
 
     The copy serves float32 inference alone. With gradients on, in another precision or on another device the plain
     layer runs, and a weight that was changed is packed anew: the answers are always the current weight's.
     """
 
+    weight: Any
     _packed: Tensor | None = None
     _packed_state: tuple[int, int] = (0, 0)
 
@@ -47,7 +48,7 @@ class _PackedLayer(nn.Linear):
         return self._packed
 
 
-class PackedLinear(_PackedLayer):
+class PackedLinear(_PackedLayer, nn.Linear):
     """`nn.Linear` on oneDNN's layout."""
 
     def forward(self, input: Tensor) -> Tensor:
