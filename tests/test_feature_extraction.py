@@ -244,11 +244,28 @@ class TestGivenCoordinates:
         expected = heavy_positions(molecule, 2)
         np.testing.assert_allclose(batch["coordinates"][2], expected - expected.mean(0), atol=1e-5)
 
-    def test_a_flat_drawing_is_flagged(self, extractor: UniMol2FeatureExtractor) -> None:
-        molecule = Chem.MolFromSmiles(ASPIRIN)
+    def test_a_drawing_is_no_conformer(self, extractor: UniMol2FeatureExtractor) -> None:
+        """One that RDKit made, and one that a file calls 2D."""
+        drawn = Chem.MolFromSmiles(ASPIRIN)
+        Chem.rdDepictor.Compute2DCoords(drawn)
+        for molecule in (drawn, Chem.MolFromMolBlock(Chem.MolToMolBlock(drawn))):
+            batch = extractor(molecule, num_conformers=2, return_provenance=True)
+            assert [record["method"] for record in batch["provenance"]] == ["etkdg", "etkdg"]
+
+    @pytest.mark.parametrize("smiles", ["c1ccccc1", "C#N", "O=C=O"])
+    def test_planar_coordinates_that_a_file_calls_3d_are_the_users(
+        self, extractor: UniMol2FeatureExtractor, smiles: str
+    ) -> None:
+        molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
         Chem.rdDepictor.Compute2DCoords(molecule)
-        provenance = extractor(molecule, return_provenance=True)["provenance"][0]
-        assert (provenance["method"], provenance["is_3d"]) == ("given", False)
+        conformer = molecule.GetConformer()
+        conformer.Set3D(True)
+        for text in (Chem.MolToMolBlock(molecule), Chem.MolToV3KMolBlock(molecule)):
+            read = Chem.MolFromMolBlock(text, removeHs=False)
+            batch = extractor(read, return_provenance=True)
+            heavy = Chem.RemoveHs(read).GetConformer().GetPositions()
+            np.testing.assert_allclose(batch["coordinates"][0], heavy - heavy.mean(0), atol=1e-3)
+            assert (batch["provenance"][0]["method"], batch["provenance"][0]["is_3d"]) == ("given", True)
 
     @pytest.mark.parametrize("hydrogens", [True, False])
     @pytest.mark.parametrize(

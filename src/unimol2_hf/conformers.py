@@ -23,7 +23,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 
 from .errors import ConformerError, MoleculeTooLargeError
-from .molecules import FloatArray, atoms_of, center_coordinates, is_three_dimensional
+from .molecules import FloatArray, atoms_of, center_coordinates
 from .settings_unimol2 import RETRY_SEED_STEP, ConformerSettings
 
 # Of the rungs, their order and bounds. 1 knew no ETDG and was bounded by a clock.
@@ -76,7 +76,7 @@ class ConformerProvenance:
     Attributes:
         method: "given", or the rung that worked: "etkdg" (the reference's call), "etdg", "etkdg-other-seed",
             "etkdg-random-coordinates", "etdg-random-coordinates" or "2d".
-        is_3d: true for an embedded conformer; for given coordinates, whether any atom leaves the xy plane.
+        is_3d: true for an embedded conformer, and for given coordinates, planar ones too.
         seed: the random seed that worked; `None` for given and 2D coordinates.
         force_field: "MMFF94" or "UFF" where the conformer was relaxed with it, else `None`.
         force_field_converged: whether it converged within RDKit's 200 iterations (for ETDG 2,000); `None` where it was
@@ -114,17 +114,18 @@ def conformer_versions() -> dict[str, Any]:
 
 
 def given_conformers(heavy: Chem.Mol, limit: int) -> list[Conformer]:
-    """The first `limit` conformers that a molecule without hydrogens carries, shifted to the origin, else untouched."""
-    if heavy.GetNumConformers() and limit == 1:
-        return [given_coordinates(heavy.GetConformer().GetPositions())]  # RDKit's iterator costs more than the rest
-    positions = [conformer.GetPositions() for conformer in heavy.GetConformers()][:limit]
-    return [given_coordinates(coordinates) for coordinates in positions]
+    """The first `limit` 3D conformers that a molecule without hydrogens carries, shifted to the origin, else untouched.
+
+    What its file or program calls 3D is the user's, planar or not; a drawing is no conformer.
+    """
+    # RDKit's iterator costs more than the rest.
+    conformers = [heavy.GetConformer()] if heavy.GetNumConformers() == 1 else list(heavy.GetConformers())
+    return [given_coordinates(each.GetPositions()) for each in conformers if each.Is3D()][:limit]
 
 
 def given_coordinates(coordinates: NDArray[np.floating[Any]]) -> Conformer:
     """Heavy-atom coordinates (n, 3) in angstrom as a conformer, shifted to the origin, else untouched."""
-    centred = center_coordinates(coordinates)
-    return Conformer(centred, ConformerProvenance(GIVEN, is_three_dimensional(coordinates)))
+    return Conformer(center_coordinates(coordinates), ConformerProvenance(GIVEN, is_3d=True))
 
 
 def generate_conformers(molecule: Chem.Mol, settings: ConformerSettings) -> list[Conformer]:

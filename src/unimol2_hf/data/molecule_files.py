@@ -18,7 +18,7 @@ from rdkit import Chem, rdBase
 
 from ..conformers import ConformerProvenance
 from ..errors import CoordinatesError, MoleculeError, SanitizationError, TableError
-from ..molecules import Molecule, is_three_dimensional
+from ..molecules import Molecule
 from .number_columns import Kept, number_in_text, numbers_of, width_in_parquet
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -237,15 +237,10 @@ def _sdf_row(block: list[str], columns: _Columns) -> _Row:
 
 
 def _molecule_of(block: list[str]) -> Chem.Mol | None:
-    """The record's molecule, without its conformer if that is a drawing."""
+    """The record's molecule; a drawing stays with it, and is not taken for a conformer."""
     supplier = Chem.SDMolSupplier()
     supplier.SetData("\n".join([*block, _RECORD_END, ""]), removeHs=False)
-    molecule = supplier[0] if len(supplier) else None
-    if molecule is None or not molecule.GetNumAtoms() or not molecule.GetNumConformers():
-        return molecule
-    if not is_three_dimensional(molecule.GetConformer().GetPositions()):
-        molecule.RemoveAllConformers()
-    return molecule
+    return supplier[0] if len(supplier) else None
 
 
 def _read_parquet(files: list[Path], columns: _Columns) -> Iterator[_Row]:
