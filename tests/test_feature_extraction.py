@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from conftest import MIXED_SMILES
@@ -17,14 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, pipeline
 from transformers.feature_extraction_utils import BatchFeature
 
 from unimol2_hf import (
+    NANO,
     ConformerError,
     ConformerProvenance,
     ConformerSettings,
     MoleculeError,
+    MoleculeTypeError,
     UniMol2Error,
     UniMol2FeatureExtractor,
     UniMol2ForPropertyRegression,
@@ -110,6 +114,28 @@ class TestBatches:
         many = ["CCO", "C"]
         for molecules in (many, tuple(many), iter(many), np.array(many), pd.Series(many)):
             assert extractor(molecules)["attention_mask"].sum(1).tolist() == [3, 1]
+
+    def test_arrow_columns_are_sequences(self, extractor: UniMol2FeatureExtractor) -> None:
+        column = pa.array(["CCO", "C"])
+        for molecules in (column, pa.chunked_array([column])):
+            assert extractor(molecules)["attention_mask"].sum(1).tolist() == [3, 1]
+
+    @pytest.mark.parametrize(
+        "table",
+        [
+            pd.DataFrame({"C": ["CCO"], "N": ["C"], "O": ["CC"]}),
+            pa.table({"smiles": ["CCO"]}),
+            datasets.Dataset.from_dict({"smiles": ["CCO"]}),
+            np.array([["CCO"], ["C"]]),
+        ],
+        ids=["pandas", "arrow", "datasets", "numpy"],
+    )
+    def test_tables_are_refused(self, extractor: UniMol2FeatureExtractor, table: Any) -> None:
+        """Their columns' names might be molecules; so might the numbers of their rows."""
+        embed = pipeline("molecule-embedding", NANO)
+        for take in (extractor, embed):
+            with pytest.raises(MoleculeTypeError, match="no sequence of molecules; give one column"):
+                take(table)
 
     def test_padding_is_separate(self, extractor: UniMol2FeatureExtractor) -> None:
         rows = [row for result in extractor.featurize(["CCO", ASPIRIN]) for row in result.model_inputs()]

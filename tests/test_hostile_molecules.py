@@ -240,3 +240,35 @@ def test_a_giant_is_refused_before_its_conformer(extractor: UniMol2FeatureExtrac
     # RDKit would work on it for minutes, whatever its timeout says.
     with pytest.raises(MoleculeTooLargeError, match=r"15002 atoms with hydrogens are too many.*give coordinates"):
         extractor("C" * 5000, max_atoms_policy="crop")
+
+
+V3000 = """query
+     RDKit          3D
+
+  0  0  0  0  0  0  0  0  0  0999 V3000
+M  V30 BEGIN CTAB
+M  V30 COUNTS 2 1 0 0 0
+M  V30 BEGIN ATOM
+M  V30 1 C 0 0 0.1 0
+M  V30 2 {atom} 1.5 0 0 0
+M  V30 END ATOM
+M  V30 BEGIN BOND
+M  V30 1 {bond} 1 2
+M  V30 END BOND
+M  V30 END CTAB
+M  END
+"""
+
+
+@pytest.mark.parametrize(
+    ("atom", "bond", "message"),
+    [
+        ("C", 8, "bond 1 has type 8, a query; give it type 1, 2, 3 or 4"),
+        ("C", 6, "bond 1 has type 6, a query"),
+        ("Q", 1, r"atom 2 is \[!#6&!#1\], a query; give it an element"),
+        ("[C,N]", 1, r"atom 2 is \[#6,#7\], a query"),
+    ],
+)
+def test_queries_of_a_file_are_named(extractor: UniMol2FeatureExtractor, atom: str, bond: int, message: str) -> None:
+    with pytest.raises(MoleculeTypeError, match=message):
+        extractor(Chem.MolFromMolBlock(V3000.format(atom=atom, bond=bond)))

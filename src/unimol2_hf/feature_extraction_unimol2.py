@@ -32,6 +32,7 @@ from .molecules import (
     molecule_from_arrays,
     molecule_of,
     named_arrays,
+    sequence_of_molecules,
 )
 from .settings_unimol2 import FEATURIZER_OPTIONS, FeaturizerSettings
 from .worker_pool import DEFAULT_READ_AHEAD, map_in_order
@@ -209,7 +210,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         Among the molecules may be `MoleculeError`s, for those that could not be read: they keep their place.
         """
         single = is_single_molecule(molecules)
-        many: Iterable[Molecule] = [molecules] if single else molecules  # type: ignore[list-item,assignment]
+        many: Iterable[Molecule] = [molecules] if single else sequence_of_molecules(molecules)  # type: ignore[list-item]
         pairs = ((None, molecule) for molecule in many)
         for _, result in self.featurize_pairs(pairs, num_workers=num_workers, read_ahead=read_ahead, **overrides):
             # A lone molecule has no position worth naming in its error.

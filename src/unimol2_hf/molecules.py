@@ -22,6 +22,7 @@ from .settings_unimol2 import LARGEST_ATOMIC_NUMBER
 
 Molecule = str | Chem.Mol | tuple[Any, ...] | Mapping[str, Any] | MoleculeError
 
+_BOND_TYPE_IN_FILE = "_MolFileBondType"
 _ARRAY_KEYS = ("atomic_numbers", "coordinates", "bonds", "formal_charges")
 
 
@@ -32,6 +33,22 @@ def is_single_molecule(molecules: object) -> bool:
     if isinstance(molecules, str | bytes | Chem.Mol | Mapping):
         return True
     return not isinstance(molecules, Iterable) and not hasattr(molecules, "__getitem__")
+
+
+def sequence_of_molecules(molecules: Any) -> Any:
+    """What holds many molecules as what can be iterated over, Arrow columns as their values.
+
+    Raises:
+        MoleculeTypeError: a table, of which iteration gives column names or rows.
+    """
+    if hasattr(molecules, "to_pylist") and not hasattr(molecules, "column_names"):
+        return molecules.to_pylist()
+    shape = getattr(molecules, "shape", ())
+    is_table = hasattr(molecules, "columns") or isinstance(getattr(molecules, "column_names", None), list)
+    if is_table or (isinstance(shape, tuple) and len(shape) > 1):
+        what = type(molecules).__name__
+        raise MoleculeTypeError(f"a {what} of rows and columns is no sequence of molecules; give one column")
+    return molecules
 
 
 def _holds_numbers(values: object) -> bool:
@@ -190,7 +207,7 @@ def heavy_atoms_of(molecule: Chem.Mol) -> tuple[Chem.Mol, list[Chem.Atom]]:
         UnsupportedAtomError: a wildcard atom remains.
     """
     if molecule.HasQuery():
-        raise MoleculeTypeError("a query (SMARTS) is no molecule; read it with MolFromSmiles")
+        raise MoleculeTypeError(_what_is_queried(molecule))
     if molecule.NeedsUpdatePropertyCache():
         molecule = Chem.Mol(molecule)
         molecule.UpdatePropertyCache(strict=False)
@@ -225,6 +242,18 @@ def canonical_order(heavy: Chem.Mol) -> tuple[str, NDArray[np.intp]]:
     """Canonical SMILES of heavy atoms, and the atoms' indices in its order."""
     smiles = str(Chem.MolToSmiles(heavy))
     return smiles, np.array(heavy.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"], dtype=np.intp)
+
+
+def _what_is_queried(molecule: Chem.Mol) -> str:
+    """Which atom or bond is none, as a file or a SMARTS pattern may have them."""
+    for number, bond in enumerate(map(molecule.GetBondWithIdx, range(molecule.GetNumBonds())), start=1):
+        if bond.HasProp(_BOND_TYPE_IN_FILE) and bond.HasQuery():
+            kind = bond.GetIntProp(_BOND_TYPE_IN_FILE)
+            return f"bond {number} has type {kind}, a query; give it type 1, 2, 3 or 4 in the file"
+    for atom in atoms_of(molecule):
+        if atom.HasQuery() and atom.GetAtomicNum() == 0:
+            return f"atom {atom.GetIdx() + 1} is {atom.GetSmarts()}, a query; give it an element in the file"
+    return "a query (SMARTS) is no molecule; read it with MolFromSmiles"
 
 
 def atoms_of(molecule: Chem.Mol) -> list[Chem.Atom]:

@@ -12,7 +12,7 @@ from transformers.pipelines.base import Pipeline
 
 from .batching import map_in_batches, max_pairs_for, most_rows
 from .errors import NOT_FINITE
-from .molecules import is_single_molecule
+from .molecules import is_single_molecule, sequence_of_molecules
 from .ops_unimol2 import mean_of_atoms
 from .packed_linear import pack_linear_layers
 from .settings_unimol2 import FEATURIZER_OPTIONS, POOLINGS
@@ -53,6 +53,8 @@ class MoleculePipeline(Pipeline):
         return {}
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_single_molecule(inputs):
+            inputs = sequence_of_molecules(inputs)
         # The base class takes whatever is no list, generator or dataset for a single input.
         if not is_single_molecule(inputs) and not isinstance(inputs, list | GeneratorType | Dataset):
             inputs = (item for item in inputs) if isinstance(inputs, Iterator) else list(inputs)
