@@ -140,6 +140,17 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         super().__init__(**{name: value for name, value in settings.items() if name not in conformer_versions()})
         self.settings()
 
+    @staticmethod
+    def pipeline_classes() -> tuple[type, type]:
+        """The pipelines that this featurizer serves: of embeddings, of properties.
+
+        Transformers copies what a file imports when it saves the class that stands there: by this line a folder that
+        was published with its code and is saved elsewhere still has its pipelines.
+        """
+        from .pipeline_unimol2 import MoleculeEmbeddingPipeline, MoleculePropertyPipeline  # noqa: PLC0415
+
+        return MoleculeEmbeddingPipeline, MoleculePropertyPipeline
+
     def to_dict(self) -> dict[str, Any]:
         """The settings, and the versions of ladder and RDKit with which this process makes conformers."""
         return {**super().to_dict(), **conformer_versions()}

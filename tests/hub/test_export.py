@@ -1,6 +1,7 @@
 """A folder exported with its code loads in a clean process that has never heard of this package."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,20 +46,45 @@ print(json.dumps({
 }))
 """
 
+REFUSE = CLEAN_PROCESS.split("from transformers import", maxsplit=1)[0]
+SAVE_AGAIN = (
+    REFUSE
+    + """
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+folder, saved = sys.argv[1:]
+extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+arguments = TrainingArguments(saved, report_to="none", use_cpu=True)
+Trainer(model, arguments, processing_class=extractor).save_model(saved)
+"""
+)
+
 
 @pytest.fixture
 def exported(property_model: UniMol2ForPropertyRegression, tmp_path: Path) -> Path:
     return export_with_code(property_model, tmp_path / "exported", UniMol2FeatureExtractor(seed=5))
 
 
-def test_loads_in_a_clean_process_without_the_package(
-    exported: Path, property_model: UniMol2ForPropertyRegression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    command = [sys.executable, "-c", CLEAN_PROCESS, str(exported), json.dumps(SMILES)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+def run_without_the_package(code: str, *arguments: str, where: Path) -> str:
+    """The last line that a process prints which cannot import this package."""
+    environment = {**os.environ, "HF_MODULES_CACHE": str(where / "modules")}
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=where, env=environment, check=False)
     assert result.returncode == 0, result.stderr
-    answer = json.loads(result.stdout.splitlines()[-1])
+    return (result.stdout.splitlines() or [""])[-1]
+
+
+@pytest.mark.parametrize("saved_again", [False, True])
+def test_loads_in_a_clean_process_without_the_package(
+    exported: Path, property_model: UniMol2ForPropertyRegression, tmp_path: Path, saved_again: bool
+) -> None:
+    """The published folder, and what such a process saves of it: code, pipelines and all."""
+    if saved_again:
+        (tmp_path / "first").mkdir()
+        run_without_the_package(SAVE_AGAIN, str(exported), str(tmp_path / "again"), where=tmp_path / "first")
+        exported = tmp_path / "again"
+    answer = json.loads(run_without_the_package(CLEAN_PROCESS, str(exported), json.dumps(SMILES), where=tmp_path))
     assert answer["classes"] == ["UniMol2Model", "UniMol2ForPreTraining", "UniMol2ForPropertyPrediction"]
     batch = UniMol2FeatureExtractor(seed=5)(SMILES)
     with torch.no_grad():
