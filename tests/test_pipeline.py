@@ -86,7 +86,7 @@ def test_a_bad_molecule_among_many_keeps_its_row(predictor: Any) -> None:
     assert "ring closures" in results[1]["error"]
     assert "wildcard" in results[2]["error"]
     assert "empty" in results[4]["error"]
-    assert results[1]["conformers"] == []
+    assert results[1]["provenance"] == []
 
 
 def test_a_batch_of_only_bad_molecules(predictor: Any) -> None:
@@ -103,7 +103,7 @@ def test_a_bad_molecule_alone_raises(predictor: Any, embedder: Any) -> None:
 
 def test_several_conformers_are_averaged(predictor: Any, property_model: UniMol2ForPropertyRegression) -> None:
     result = predictor(ASPIRIN, num_conformers=3, include_2d=True)
-    assert [record["method"] for record in result["conformers"]] == ["etkdg"] * 3 + ["2d"]
+    assert [record["method"] for record in result["provenance"]] == ["etkdg"] * 3 + ["2d"]
     with torch.no_grad():
         batch = UniMol2FeatureExtractor(num_conformers=3, include_2d=True)(ASPIRIN)
         expected = property_model(**batch).logits.mean(0)
@@ -113,7 +113,7 @@ def test_several_conformers_are_averaged(predictor: Any, property_model: UniMol2
 def test_inputs_of_every_kind(predictor: Any) -> None:
     arrays = ([6, 6, 8], np.array([[0.0, 0, 0], [1.5, 0, 0], [2.0, 1.4, 0.0]]))
     assert predictor([]) == []
-    assert predictor(arrays)["conformers"][0]["method"] == "given"
+    assert predictor(arrays)["provenance"][0]["method"] == "given"
     assert len(predictor([arrays, "CCO"], batch_size=2)) == 2
     streamed = predictor((text for text in ["CCO", "C"]), batch_size=2)
     assert values(list(streamed)).shape == (2, 3)

@@ -22,6 +22,7 @@ from transformers import (
 
 from unimol2_hf import UniMol2ForPreTraining, UniMol2ForPropertyRegression, UniMol2Model
 from unimol2_hf.conformers import conformer_versions
+from unimol2_hf.data.molecule_files import read_molecules
 from unimol2_hf.jobs.build_conformers import build_conformers
 from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.predict import predict
@@ -135,6 +136,13 @@ class TestLibrary:
                 assert (ours is None) == (theirs is None)
                 if ours is not None:
                     np.testing.assert_allclose(np.stack(ours), np.stack(theirs), rtol=1e-4, atol=1e-5)
+
+    def test_embeddings_are_a_source_again(self, saved: Path) -> None:
+        """Of their SMILES; how their conformers came about is no conformer."""
+        rows = list(read_molecules(saved / "embedded" / "embeddings"))
+        assert [row.molecule for row in rows if row.smiles != "C1CC"] == [
+            row.smiles for row in rows if row.smiles != "C1CC"
+        ]
 
     def test_pretraining_reads_it(self, saved: Path, tmp_path: Path) -> None:
         """13 molecules; the last step of the plan holds what the columns say."""

@@ -171,7 +171,7 @@ class MoleculePipeline(Pipeline):
         error, code = (None, None) if molecule.error is None else (molecule.error.reason, molecule.error.code)
         if outputs and not all(_is_finite(output) for output in outputs):
             outputs, error, code = [], "the model's output is not finite; check its weights and precision", NOT_FINITE
-        told = {"conformers": molecule.provenance(), "error": error, "error_code": code}
+        told = {"provenance": molecule.provenance(), "error": error, "error_code": code}
         return {**self._result(outputs, **parameters), **told}
 
     def _result(self, outputs: list[Any], **parameters: Any) -> dict[str, Any]:
@@ -180,7 +180,7 @@ class MoleculePipeline(Pipeline):
 
 
 class MoleculeEmbeddingPipeline(MoleculePipeline):
-    """Task "molecule-embedding": {"embedding": (D,) float32 array or None, "conformers", "error"}.
+    """Task "molecule-embedding": {"embedding": (D,) float32 array or None, "provenance", "error", "error_code"}.
 
     Parameters:
         pooling: "cls" (default) or "mean" over the atoms.
@@ -218,7 +218,8 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
 
 
 class MoleculePropertyPipeline(MoleculePipeline):
-    """Task "molecule-property-prediction": {"predictions": {target: value} or None, "conformers", "error"}.
+    """Task "molecule-property-prediction": {"predictions": {target: value} or None, "provenance", "error",
+    "error_code"}.
 
     Values are in the units of the labels that the model was fine-tuned on.
     """

@@ -97,7 +97,7 @@ def test_one_row_for_each_row(tmp_path: Path, job: Job, model_dir: str) -> None:
     pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=UniMol2FeatureExtractor())
     expected = np.stack([pipeline(smiles)["embedding"] for smiles in SMILES[:20]])
     assert np.abs(np.stack(list(table["embedding"][:20])) - expected).max() < 1e-5
-    assert table["conformers"][0][0]["method"] == "etkdg"
+    assert table["provenance"][0][0]["method"] == "etkdg"
 
 
 def test_mean_and_atom_vectors(tmp_path: Path, job: Job) -> None:
@@ -123,7 +123,7 @@ def test_kept_conformers_are_a_library(tmp_path: Path, job: Job) -> None:
     job("first", keep_conformers=True, featurizer={"num_conformers": 2, "include_2d": True})
     job("again", source=tmp_path / "first" / "conformers", featurizer={"num_conformers": 3}, keep_conformers=True)
     first, again = output(tmp_path / "first"), output(tmp_path / "again")
-    assert [c["method"] for c in again["conformers"][0]] == ["etkdg", "etkdg", "2d"]
+    assert [c["method"] for c in again["provenance"][0]] == ["etkdg", "etkdg", "2d"]
     assert again["error"].tolist() == first["error"].tolist()
     assert again["error_code"].tolist() == first["error_code"].tolist()
     vectors = [np.stack(list(table.pop("embedding").dropna())) for table in (first, again)]
@@ -146,7 +146,7 @@ def test_conformers_of_an_sdf_are_kept_in_the_order_of_its_smiles(tmp_path: Path
     job("first", source=source, keep_conformers=True)
     job("again", source=tmp_path / "first" / "conformers")
     first, again = output(tmp_path / "first"), output(tmp_path / "again")
-    assert first["conformers"][0][0]["method"] == "given"
+    assert first["provenance"][0][0]["method"] == "given"
     assert first["error"].isna().all()
     assert np.abs(np.stack(list(first["embedding"])) - np.stack(list(again["embedding"]))).max() < 1e-4
 
@@ -154,7 +154,7 @@ def test_conformers_of_an_sdf_are_kept_in_the_order_of_its_smiles(tmp_path: Path
 def test_file_conformers_can_be_ignored(tmp_path: Path, job: Job) -> None:
     job("first", keep_conformers=True, featurizer={"seed": 7})
     job("again", source=tmp_path / "first" / "conformers", ignore_conformers=True)
-    assert output(tmp_path / "again")["conformers"][0][0]["seed"] == 42
+    assert output(tmp_path / "again")["provenance"][0][0]["seed"] == 42
 
 
 def test_cropped_molecules_are_kept_without_coordinates(tmp_path: Path, job: Job) -> None:
@@ -219,9 +219,9 @@ def test_a_library_from_before_versions_were_recorded_is_read(tmp_path: Path, jo
         pq.write_table(table.set_column(place, "provenance", pa.array(entries, old)), tmp_path / "old" / path.name)
     job("again", source=tmp_path / "old")
     first, again = output(tmp_path / "first"), output(tmp_path / "again")
-    assert {entry["ladder"] for row in first["conformers"] for entry in row} == {LADDER_VERSION}
-    expected = [[{**entry, "ladder": None, "rdkit": None} for entry in row] for row in first["conformers"]]
-    assert [list(row) for row in again["conformers"]] == expected
+    assert {entry["ladder"] for row in first["provenance"] for entry in row} == {LADDER_VERSION}
+    expected = [[{**entry, "ladder": None, "rdkit": None} for entry in row] for row in first["provenance"]]
+    assert [list(row) for row in again["provenance"]] == expected
 
 
 def test_one_process_at_a_time(tmp_path: Path, job: Job, library: Path, model_dir: str) -> None:
@@ -256,7 +256,7 @@ def test_command_line(tmp_path: Path, library: Path, model_dir: str) -> None:
     result = run_command(*arguments, "--id-column", "code", "--num-conformers", "2")
     assert result.exit_code == 0, result.output
     assert "3 failed" in " ".join(result.output.split())
-    assert len(output(tmp_path / "out")["conformers"][0]) == 2
+    assert len(output(tmp_path / "out")["provenance"][0]) == 2
     refused = run_command(*arguments, "--smiles-column", "structure")
     assert refused.exit_code == 2
     assert "no column structure" in " ".join(refused.output.split())

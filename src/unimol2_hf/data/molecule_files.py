@@ -24,6 +24,7 @@ from .number_columns import Kept, number_in_text, numbers_of, width_in_parquet
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _SMILES_HEADERS = ("smiles", "canonical_smiles", "smi")
 _RECORD_END = "$$$$"
+_COMPANIONS = ("conformers", "provenance", "error", "error_code")
 # One quoted cell may hold much; an unclosed quote must not swallow a whole library.
 _LARGEST_CELL = 1_000_000
 _ROWS_AT_A_TIME = 4096
@@ -254,12 +255,20 @@ def _read_parquet(files: list[Path], columns: _Columns) -> Iterator[_Row]:
         _positions(names, columns, path)
         wanted = [columns.smiles, *([columns.id] if columns.id else ["id"] if "id" in names else [])]
         # Only beside conformers are these two the columns that this package writes.
-        companions = ("conformers", "provenance", "error", "error_code") if "conformers" in names else ("coordinates",)
+        companions = _COMPANIONS if _holds_coordinates(parquet.schema_arrow) else ("coordinates",)
         wanted += [name for name in companions if name in names and name not in wanted]
         for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=[*wanted, *widths]):
             kept = {name: numbers_of(batch[name], name, width) for name, width in widths.items()}
             for number, record in enumerate(batch.select(wanted).to_pylist()):
                 yield _parquet_row(record, columns, {name: values[number] for name, values in kept.items()})
+
+
+def _holds_coordinates(schema: pa.Schema) -> bool:
+    """Whether `conformers` are lists of coordinates; in embeddings of version 0.1 they told how they came about."""
+    if "conformers" not in schema.names:
+        return False
+    kind = schema.field("conformers").type
+    return bool(pa.types.is_list(kind) and pa.types.is_list(kind.value_type))
 
 
 def _parquet_row(record: Mapping[str, Any], columns: _Columns, kept: Kept) -> _Row:

@@ -61,7 +61,7 @@ class EmbedSummary:
     def add(self, record: Mapping[str, Any]) -> None:
         self.rows += 1
         self.failed += record["error"] is not None
-        self.flat += any(not conformer["is_3d"] for conformer in record["conformers"])
+        self.flat += any(not conformer["is_3d"] for conformer in record["provenance"])
 
 
 def embed(source: Path, output_dir: Path, settings: EmbedSettings, console: Console) -> EmbedSummary:
@@ -205,7 +205,7 @@ class LibraryEmbedder:
             "num_heavy_atoms": molecule.num_heavy_atoms if molecule.conformers else None,
             "cropped": molecule.cropped,
             "has_graph_features": molecule.has_graph_features,
-            "conformers": [conformer.provenance.to_dict() for conformer in molecule.conformers],
+            "provenance": [conformer.provenance.to_dict() for conformer in molecule.conformers],
             "error": result["error"],
             "error_code": result["error_code"],
         }

@@ -90,9 +90,9 @@ def _predict_chunk(
     for name in pipeline.model.config.output_names:
         values = [None if r["predictions"] is None else r["predictions"][name] for r in results]
         chunk[f"{PREDICTED}{name}"] = values
-    chunk[CONFORMER] = [conformer_summary(c["method"] for c in result["conformers"]) for result in results]
+    chunk[CONFORMER] = [conformer_summary(c["method"] for c in result["provenance"]) for result in results]
     chunk[ERROR] = [result["error"] or "" for result in results]
     chunk[ERROR_CODE] = [result["error_code"] or "" for result in results]
     counts["failed"] += sum(result["error"] is not None for result in results)
-    counts["flat"] += sum(any(not c["is_3d"] for c in result["conformers"]) for result in results)
+    counts["flat"] += sum(any(not c["is_3d"] for c in result["provenance"]) for result in results)
     return chunk
