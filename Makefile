@@ -57,7 +57,7 @@ format: $(INSTALLED)
 # Needs the benchmark data: make bench DATA=/path/to/data
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/featurization/coverage.py --data $(DATA)
-	$(BIN)/python benchmarks/finetuning/background.py --data $(DATA) --model micro --epochs 40
+	$(BIN)/python benchmarks/finetuning/run.py --data $(DATA) --scale micro --epochs 40
 
 # Needs a quiet machine, and for its comparison PEER=/path/to/python of an environment with unimol_tools 0.1.6.
 bench-speed: $(INSTALLED)

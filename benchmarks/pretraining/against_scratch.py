@@ -4,7 +4,7 @@
     python benchmarks/pretraining/against_scratch.py --data DIR
 
 ESOL and two Biogen endpoints (one model for both), the fixed scaffold splits, three seeds of split, head and batches;
-the same command for both but for `--model`. Finished runs are not run again. Two at once, one thread each.
+the same command for both but for `--model` or `--scale`. Finished runs are not run again. Two at once, one thread each.
 """
 
 import json
@@ -27,6 +27,7 @@ from splits import with_split
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
 MODELS = {"pretrained": "unimol2-nano", "from scratch": "nano"}
+START = {"pretrained": "--model unimol2-nano", "from scratch": "--scale nano"}
 TARGETS = {"esol": ("logSolubility",), "biogen_adme": ("hlm_clint", "mdr1_er")}
 OPTIONS = {
     "esol": "--epochs 15 --batch-size 16 --learning-rate 4e-4 --pooling mean",
@@ -37,7 +38,7 @@ OPTIONS = {
 def run_one(name: str, weights: str, seed: int, work_dir: Path) -> dict[str, Any]:
     """One `unimol2-hf finetune`, unless it was run already; its test metrics by target."""
     folder = work_dir / f"{name}_{MODELS[weights]}_{seed}"
-    command = f"unimol2-hf finetune {work_dir / name}.csv --targets {','.join(TARGETS[name])} --model {MODELS[weights]}"
+    command = f"unimol2-hf finetune {work_dir / name}.csv --targets {','.join(TARGETS[name])} {START[weights]}"
     command += f" --split-column seed{seed} --seed {seed} --num-workers 1 --output-dir {folder} {OPTIONS[name]}"
     if not (folder / "metrics.json").exists():
         executable = Path(sys.executable).with_name("unimol2-hf")

@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     pd.concat([labels, odd]).to_csv(data, index=False)
     output = run(
         "finetune", data, "--targets", "logp,size", "--split-column", "split", "--output-dir", folder / "out",
-        "--model", "micro", "--epochs", 8, "--batch-size", 16, "--learning-rate", 1e-3, "--num-workers", 2,
+        "--scale", "micro", "--epochs", 8, "--batch-size", 16, "--learning-rate", 1e-3, "--num-workers", 2,
     )  # fmt: skip
     return data, folder / "out", output
 
@@ -146,7 +146,7 @@ class TestFinetune:
         for number in range(2):
             run(
                 "finetune", data, "--targets", "logp", "--split-column", "split",
-                "--output-dir", tmp_path / str(number), "--model", "micro", "--epochs", 1,
+                "--output-dir", tmp_path / str(number), "--scale", "micro", "--epochs", 1,
                 "--num-conformers", 2, "--num-workers", number,
             )  # fmt: skip
             reports.append(json.loads((tmp_path / str(number) / "metrics.json").read_text()))
@@ -159,7 +159,7 @@ class TestFinetune:
         for precision in ("bfloat16", "float32"):
             run(
                 "finetune", trained[0], "--targets", "logp", "--split-column", "split", "--num-workers", 0,
-                "--output-dir", tmp_path / precision, "--model", "micro", "--epochs", 1, "--precision", precision,
+                "--output-dir", tmp_path / precision, "--scale", "micro", "--epochs", 1, "--precision", precision,
             )  # fmt: skip
             metrics = json.loads((tmp_path / precision / "metrics.json").read_text())
             found.append(metrics["test"]["logp"]["mae"])
@@ -313,11 +313,14 @@ class TestRefusedRuns:
             (["--precision", "int8"], 'Invalid value "int8" for --precision'),
             (["--seed", "-1"], "seed is -1"),
             (["--model", "no/such-model"], "no/such-model cannot be loaded"),
+            (["--model", "Micro"], "Micro is a scale, not a model"),
+            (["--scale", "huge"], "unknown scale 'huge'"),
             (["--learning-rate", "1e30", "--split-method", "random", "--epochs", "5"], "training diverged"),
         ],
     )
     def test_one_line(self, options: list[str], message: str, tmp_path: Path) -> None:
-        usual = {"--model": "micro", "--epochs": "1"} | dict(zip(options[::2], options[1::2], strict=True))
+        given = dict(zip(options[::2], options[1::2], strict=True))
+        usual = {**({} if "--model" in given else {"--scale": "micro"}), "--epochs": "1", **given}
         arguments = [
             "--targets",
             "tpsa",

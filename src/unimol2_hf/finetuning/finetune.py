@@ -33,7 +33,6 @@ from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtra
 from ..modeling_unimol2 import UniMol2ForPropertyRegression
 from ..models.loading import TASK_HEAD, load_config, load_feature_extractor, load_model
 from ..pipeline_unimol2 import MoleculePropertyPipeline
-from ..settings_unimol2 import SCALES
 from ..targets.labels import PREDICTED, LabelledTable, check_parts, read_labelled_table
 from ..targets.metrics import metrics_by_target, regression_metrics
 from ..training.collator import DataCollatorForUniMol2
@@ -102,7 +101,7 @@ def prepare(data: Path, settings: FinetuneSettings, console: Console) -> Prepare
     table = read_labelled_table(
         data, settings.smiles_column, settings.targets, settings.split_column, settings.split_method, settings.seed
     )
-    if settings.model.lower() in SCALES:
+    if settings.scale is not None:
         extractor = UniMol2FeatureExtractor(**settings.featurizer)
     else:
         extractor = load_feature_extractor(settings.model, optional=True, **settings.featurizer)
@@ -166,8 +165,8 @@ def load_start_config(settings: FinetuneSettings) -> UniMol2Config:
     changes: dict[str, Any] = {"loss_function": settings.loss}
     if settings.pooling is not None:
         changes["classifier_pooling"] = settings.pooling
-    if settings.model.lower() in SCALES:
-        return UniMol2Config.from_scale(settings.model, **changes)
+    if settings.scale is not None:
+        return UniMol2Config.from_scale(settings.scale, **changes)
     return load_config(settings.model, **changes)
 
 
@@ -175,7 +174,7 @@ def make_model(settings: FinetuneSettings, targets: Targets) -> UniMol2ForProper
     """A model for the targets: from scratch for a scale name, else from pretrained weights with a new task head."""
     config = load_start_config(settings)
     config.set_targets(targets)
-    if settings.model.lower() in SCALES:
+    if settings.scale is not None:
         return UniMol2ForPropertyRegression(config)
     return load_model(UniMol2ForPropertyRegression, settings.model, config, begins_anew=(TASK_HEAD,))
 

@@ -3,9 +3,11 @@
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal
 
+from ..errors import SettingsError
 from ..settings_unimol2 import (
     MACHINE,
     NANO_NAME,
+    SCALES,
     TRAINING,
     Pooling,
     RegressionLoss,
@@ -24,7 +26,8 @@ class FinetuneSettings(Settings):
     """
 
     targets: tuple[str, ...] = option(MISSING, "label columns, comma-separated")
-    model: str = option(NANO_NAME, "unimol2-nano (pretrained), a scale (random weights), a folder or a Hub id")
+    model: str = option(NANO_NAME, "unimol2-nano (pretrained), a folder or a Hub id")
+    scale: str | None = option(None, f"random weights of a scale instead: {', '.join(SCALES)}", group=TRAINING)
     split_column: str | None = option(None, "column with train, valid, test; without one the table is split")
     split_method: Literal["scaffold", "random"] = option("scaffold", "how it is split")
     epochs: int = option(60, "passes over the training part", minimum=1)
@@ -46,3 +49,13 @@ class FinetuneSettings(Settings):
     seed: int = option(0, "of split, weights, batches and conformer draws", group=TRAINING, minimum=0)
     num_workers: int | None = option(None, "processes for conformers; default: all cores", group=MACHINE, minimum=0)
     featurizer: dict[str, Any] = option({}, "options of the featurizer")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale is not None and self.scale.lower() not in SCALES:
+            raise SettingsError(f"unknown scale {self.scale!r}; use one of {', '.join(SCALES)}")
+        if self.model.lower() in SCALES:
+            raise SettingsError(
+                f"{self.model} is a scale, not a model: ask for its random weights by scale; the pretrained model that "
+                f"comes with the package is {NANO_NAME}"
+            )
