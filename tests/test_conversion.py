@@ -209,7 +209,7 @@ class TestRefusals:
 
     def test_weights_that_are_not_finite(self, tiny_checkpoint: ReferenceCheckpoint) -> None:
         changed = {**tiny_checkpoint.state_dict, "embed_tokens.weight": torch.full((128, 64), torch.nan)}
-        with pytest.raises(CheckpointError, match=r"not finite real numbers: embed_tokens\.weight"):
+        with pytest.raises(CheckpointError, match=r"no dense tensor of finite real numbers: embed_tokens\.weight"):
             convert_checkpoint(ReferenceCheckpoint(changed))
 
     def test_target_names_must_differ(self, tiny_checkpoint: ReferenceCheckpoint) -> None:

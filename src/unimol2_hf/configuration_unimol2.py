@@ -105,6 +105,8 @@ class UniMol2Config(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.intermediate_size is None:
             self.intermediate_size = self.hidden_size
+        if self.id2label is not None and not isinstance(self.id2label, dict):
+            raise ValueError(f"id2label is {self.id2label!r}; give a mapping of indices to names")
         label_mean, label_std = kwargs.pop("label_mean", None), kwargs.pop("label_std", None)
         if (pooling := kwargs.pop("head_pooling", None)) is not None:
             self.classifier_pooling = pooling
@@ -245,8 +247,8 @@ class UniMol2Config(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("gaussian_max_angstrom", "layer_norm_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
         if self.num_gaussians < 2:
             raise ValueError(f"num_gaussians must be at least 2, not {self.num_gaussians}")
 

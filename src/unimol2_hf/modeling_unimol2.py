@@ -7,7 +7,7 @@ H heads, d the inner width of the outer product and the triangle update.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -516,6 +516,10 @@ class UniMol2Model(UniMol2PreTrainedModel):
                 alone. Recording any states computes everything.
             **kwargs: `output_hidden_states`, `output_pair_hidden_states`, `output_attentions`, `return_dict`.
         """
+        if read_out not in get_args(ReadOut):
+            raise ValueError(f"read_out is {read_out!r}; use one of {', '.join(get_args(ReadOut))}")
+        if not torch.compiler.is_compiling():
+            _check_shapes(input_ids, atom_features, degrees, edge_features, shortest_paths, pair_types, coordinates)
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id)
         # The CLS in front is always there.
@@ -548,6 +552,19 @@ class UniMol2Model(UniMol2PreTrainedModel):
         if self.config.length_normalizer == "padded":
             lengths = torch.full_like(lengths, mask.shape[-1])
         return lengths
+
+
+# Trailing dimensions of each input after (B, N), in the order of `UniMol2Model.forward`.
+_TRAILING = ((), (8,), (), ("N", 3), ("N",), ("N", 2), (3,))
+
+
+def _check_shapes(input_ids: Tensor, *others: Tensor) -> None:
+    """Raise `ValueError` for inputs that PyTorch would broadcast or cut into an answer of no meaning."""
+    names = ("input_ids", "atom_features", "degrees", "edge_features", "shortest_paths", "pair_types", "coordinates")
+    for name, tensor, trailing in zip(names, (input_ids, *others), _TRAILING, strict=True):
+        sizes = tuple(input_ids.shape[-1] if size == "N" else size for size in trailing)
+        if input_ids.ndim != 2 or tensor.shape != (*input_ids.shape, *sizes):
+            raise ValueError(f"{name} is of shape {tuple(tensor.shape)}, not {(*input_ids.shape, *sizes)}")
 
 
 class UniMol2PredictionHead(nn.Module):

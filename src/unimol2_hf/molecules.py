@@ -13,6 +13,7 @@ from .errors import (
     CoordinatesError,
     EmptyMoleculeError,
     MoleculeError,
+    MoleculeTooLargeError,
     MoleculeTypeError,
     SanitizationError,
     SmilesParseError,
@@ -22,6 +23,7 @@ from .settings_unimol2 import LARGEST_ATOMIC_NUMBER
 
 Molecule = str | Chem.Mol | tuple[Any, ...] | Mapping[str, Any] | MoleculeError
 
+LONGEST_SMILES = 20_000  # RDKit takes gigabytes for a million characters
 _BOND_TYPE_IN_FILE = "_MolFileBondType"
 _ARRAY_KEYS = ("atomic_numbers", "coordinates", "bonds", "formal_charges")
 
@@ -159,11 +161,14 @@ def parse_smiles(smiles: str) -> Chem.Mol:
     Raises:
         MoleculeTypeError: `smiles` is not a string.
         EmptyMoleculeError: it is empty or blank.
+        MoleculeTooLargeError: it has more than 20,000 characters.
         SmilesParseError: RDKit cannot read it.
         SanitizationError: it reads, but a valence or an aromatic ring is impossible.
     """
     if not isinstance(smiles, str):
         raise MoleculeTypeError(f"a SMILES string is needed, not {type(smiles).__name__}", smiles)
+    if len(smiles) > LONGEST_SMILES:
+        raise MoleculeTooLargeError(f"a SMILES of {len(smiles):,} characters; at most {LONGEST_SMILES:,} are read")
     text = smiles.strip()
     if not text:
         raise EmptyMoleculeError("the SMILES is empty; give at least one heavy atom", smiles)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
 from .batching import map_in_batches, max_pairs_for, most_rows
-from .errors import NOT_FINITE
+from .errors import NOT_FINITE, ModelError
 from .molecules import is_single_molecule, sequence_of_molecules
 from .ops_unimol2 import mean_of_atoms
 from .packed_linear import pack_linear_layers
@@ -221,8 +221,17 @@ class MoleculePropertyPipeline(MoleculePipeline):
     """Task "molecule-property-prediction": {"predictions": {target: value} or None, "provenance", "error",
     "error_code"}.
 
-    Values are in the units of the labels that the model was fine-tuned on.
+    Values are in the units of the labels that the model was fine-tuned on. A head that was never trained is refused.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        head = getattr(self.model, "classifier", None)
+        # A new head's bias is exactly zero; one step of training, and it is not.
+        if head is None or not bool(head.out_proj.bias.any()):
+            raise ModelError(
+                "the model has no trained property head: fine-tune it first, or ask for the task molecule-embedding"
+            )
 
     def _forward(self, input_tensors: Any) -> dict[str, Any]:
         return {"rows": list(self.model(**input_tensors).logits.unbind(0))}

@@ -4,6 +4,7 @@ An option is written once, as a field of the settings class of the component tha
 Command line, `--config` files, `settings.json`, the table of options and the checks are made from that.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
@@ -144,9 +145,12 @@ def _check_number(name: str, value: Any, whole: bool, metadata: Mapping[str, Any
         raise SettingsError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number")
     low, high = metadata.get("minimum"), metadata.get("maximum")
     # Written so that NaN is out of bounds.
-    if (low is None or value >= low) and (high is None or value <= high):
+    if math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high):
         return
-    bounds = f"{low} to {high}" if low is not None and high is not None else f"{low} or more"
+    if low is not None and high is not None:
+        bounds = f"{low} to {high}"
+    else:
+        bounds = "a finite number" if low is None else f"{low} or more"
     raise SettingsError(f"{name} is {value}; use {bounds}")
 
 
@@ -155,7 +159,11 @@ class ConformerSettings(Settings):
     """How conformers are made."""
 
     num_conformers: int = option(
-        1, "3D conformers of a molecule; the k-th starts from the seed plus k", group=CONFORMERS, minimum=0
+        1,
+        "3D conformers of a molecule; the k-th starts from the seed plus k",
+        group=CONFORMERS,
+        minimum=0,
+        maximum=1000,
     )
     include_2d: bool = option(False, "add RDKit's 2D depiction as a last conformer", group=CONFORMERS)
     seed: int = option(

@@ -27,6 +27,8 @@ _RECORD_END = "$$$$"
 _COMPANIONS = ("conformers", "provenance", "error", "error_code")
 # One quoted cell may hold much; an unclosed quote must not swallow a whole library.
 _LARGEST_CELL = 1_000_000
+# Characters of a line, blank lines in a row, lines of a record: what decompresses to more is no file of molecules.
+_LONGEST_LINE, _MOST_BLANK, _MOST_LINES = 10_000_000, 1_000_000, 1_000_000
 _ROWS_AT_A_TIME = 4096
 
 
@@ -143,15 +145,26 @@ def _without_trailing(rows: Iterable[Any], is_blank: Callable[[Any], bool]) -> I
         if not is_blank(row):
             yield from held
             held = []
+        elif len(held) > _MOST_BLANK:
+            raise TableError(f"more than {_MOST_BLANK:,} blank lines in a row; this is no file of molecules")
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines, none of which may be longer than memory."""
+    while line := file.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise TableError(f"{path} has a line of more than {_LONGEST_LINE:,} characters: no file of molecules")
+        yield line
 
 
 def _read_csv(file: TextIO, columns: _Columns, path: Path) -> Iterator[_Row]:
     csv.field_size_limit(_LARGEST_CELL)
-    header_line = file.readline()
+    lines = _lines(file, path)
+    header_line = next(lines, "")
     delimiter = max(",\t;", key=header_line.count)
     header = next(csv.reader([header_line], delimiter=delimiter), [])
     positions = _positions(header, columns, path)
-    reader = csv.reader(file, delimiter=delimiter)
+    reader = csv.reader(lines, delimiter=delimiter)
     try:
         for cells in _without_trailing(reader, lambda row: not any(row)):
             yield _csv_row(cells, header, positions, columns.kept)
@@ -190,7 +203,9 @@ def _with_kept(identifier: str, smiles: str, molecule: Molecule, cells: Mapping[
 def _read_smiles(file: TextIO, columns: _Columns, path: Path) -> Iterator[_Row]:
     if columns.kept:
         raise TableError(f"{path} has no columns to keep ({', '.join(columns.kept)}); give a CSV or Parquet file")
-    lines = (line.strip() for line in file)
+    if columns.id:
+        raise TableError(f"{path} has no column {columns.id}: what follows a SMILES is its id; leave the option out")
+    lines = (line.strip() for line in _lines(file, path))
     for number, line in enumerate(_without_trailing(lines, lambda text: not text)):
         smiles, name = _split_smiles_line(line)
         if number == 0 and smiles.lower() in _SMILES_HEADERS:
@@ -210,8 +225,10 @@ def _split_smiles_line(line: str) -> tuple[str, str]:
 
 def _read_sdf(file: TextIO, columns: _Columns, path: Path) -> Iterator[_Row]:
     block: list[str] = []
-    for line in file:
+    for line in _lines(file, path):
         text = line.rstrip("\r\n")
+        if len(block) > _MOST_LINES:
+            raise TableError(f"{path} has a record of more than {_MOST_LINES:,} lines; is a {_RECORD_END} missing?")
         if text.startswith(_RECORD_END):
             yield _sdf_row(block, columns)
             block = []
@@ -257,10 +274,17 @@ def _read_parquet(files: list[Path], columns: _Columns) -> Iterator[_Row]:
         # Only beside conformers are these two the columns that this package writes.
         companions = _COMPANIONS if _holds_coordinates(parquet.schema_arrow) else ("coordinates",)
         wanted += [name for name in companions if name in names and name not in wanted]
-        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=[*wanted, *widths]):
+        for batch in _batches(parquet, [*wanted, *widths], path):
             kept = {name: numbers_of(batch[name], name, width) for name, width in widths.items()}
             for number, record in enumerate(batch.select(wanted).to_pylist()):
                 yield _parquet_row(record, columns, {name: values[number] for name, values in kept.items()})
+
+
+def _batches(parquet: pq.ParquetFile, columns: list[str], path: Path) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise TableError(f"{path} is damaged: {error}") from error
 
 
 def _holds_coordinates(schema: pa.Schema) -> bool:

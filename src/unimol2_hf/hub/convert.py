@@ -254,6 +254,10 @@ def config_from_weights(state_dict: StateDict) -> UniMol2Config:
         CheckpointError: the tensors that tell the sizes are missing, or it is another architecture.
     """
     layers = {int(match[1]) for name in state_dict if (match := re.match(r"encoder\.layers\.(\d+)\.", name))}
+    if layers and max(layers) >= len(layers):
+        raise CheckpointError(
+            f"this is no Uni-Mol2 checkpoint: it has {len(layers)} layers, one of which is number {max(layers)}"
+        )
     try:
         first = "encoder.layers.0."
         heads, pair_width = state_dict[f"{first}self_attn.linear_bias.weight"].shape
@@ -294,13 +298,14 @@ def check_keys(state_dict: StateDict, plan: KeyPlan) -> None:
     problems = [f"missing: {name}" for name in sorted(expected - found)]
     problems += [f"surplus: {name}" for name in sorted(found - expected)]
     unusable = (name for name in sorted(found & expected) if not _is_usable(state_dict[name]))
-    problems += [f"not finite real numbers: {name}" for name in unusable]
+    problems += [f"no dense tensor of finite real numbers: {name}" for name in unusable]
     if problems:
         raise CheckpointError(f"{len(problems)} keys do not fit the model:\n  " + "\n  ".join(problems))
 
 
 def _is_usable(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+    dense = tensor.layout == torch.strided
+    return dense and tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
 
 
 def convert_checkpoint(

@@ -11,6 +11,7 @@ from transformers import (
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .. import feature_extraction_unimol2
+from ..errors import ModelError
 from ..models.registration import AUTO_MAP, CUSTOM_PIPELINES
 
 
@@ -32,6 +33,8 @@ def export_with_code(
         keep_graph_targets: also the head of the graph targets that a pretraining model may have.
         **save_kwargs: passed to `model.save_pretrained`, for example `max_shard_size`.
     """
+    if hasattr(model, "peft_config"):
+        raise ModelError("an adapted model (PEFT) cannot be exported with its code; merge it: model.merge_and_unload()")
     folder = Path(save_directory)
     extractor = feature_extractor or feature_extraction_unimol2.UniMol2FeatureExtractor()
     if not keep_graph_targets:

@@ -70,7 +70,7 @@ def library_statistics(folder: Path, name: str | None = None) -> LibraryStatisti
     Raises:
         LibraryError: no such folder, or no shards with scaffolds in it.
     """
-    paths = files_of(conformer_shards_of(folder))
+    paths = files_of(conformer_shards_of(folder)) if folder.exists() else []
     if not paths:
         raise LibraryError(f"{folder} holds no shards of `unimol2-hf conformers build`")
     scaffolds: Counter[str] = Counter()

@@ -58,9 +58,12 @@ def start_or_continue(
     job = json.loads(json.dumps(job, default=str))
     path = output_dir / JOB_FILE
     if path.exists():
-        content = json.loads(path.read_text())
-        recorded = content["job"]
-        recorded["settings"] = updated(recorded["settings"])
+        try:
+            content = json.loads(path.read_text())
+            recorded = content["job"]
+            recorded["settings"] = updated(recorded["settings"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputFolderError(f"{path} is not what a job wrote; choose another folder or delete it") from error
         # Version 0.1 took the model's fingerprint from a config that reads differently now. Of a finished job nothing
         # will be computed any more, so nothing can come from another model.
         if content.get("format", 1) < JOB_FORMAT and (output_dir / SUMMARY_FILE).exists():

@@ -115,6 +115,8 @@ class PretrainSettings(Settings):
                     f"{name} ({getattr(self, name)}) must be a multiple of logging_steps ({self.logging_steps}), "
                     "or a run that goes on would log other means"
                 )
+        if self.scaffold_temperature is not None and self.scaffold_temperature <= 0:
+            raise SettingsError(f"scaffold_temperature is {self.scaffold_temperature}; use a positive number, or null")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise SettingsError(f"ema_decay is {self.ema_decay}; use a number between 0 and 1")
         if self.ema_decay is not None and self.trainer.get("fsdp"):
