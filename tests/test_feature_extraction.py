@@ -343,6 +343,23 @@ class TestConformers:
             assert torch.equal(several["coordinates"][number], alone)
         assert not torch.allclose(several["coordinates"][0], several["coordinates"][1], atol=0.1)
 
+    @pytest.mark.parametrize(
+        ("changes", "warned"),
+        [({}, False), ({"rdkit": "2026.09.9"}, False), ({"rdkit": "2020.03.1"}, True), ({"ladder": 1}, True)],
+    )
+    def test_a_folder_of_another_rdkit_or_ladder_warns_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], warned: bool
+    ) -> None:
+        said: list[str] = []
+        monkeypatch.setattr("unimol2_hf.feature_extraction_unimol2.logger.warning_once", said.append)
+        monkeypatch.setattr(rdBase, "rdkitVersion", "2026.09.1")
+        UniMol2FeatureExtractor().save_pretrained(tmp_path)
+        path = tmp_path / "preprocessor_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        AutoFeatureExtractor.from_pretrained(tmp_path)
+        assert bool(said) == warned
+        assert all(f"{name} {value}" in said[0] for name, value in changes.items() if warned)
+
     def test_force_fields(self, extractor: UniMol2FeatureExtractor) -> None:
         """Each relaxes to coordinates of its own; without one the embedded ones stay, and nothing is claimed."""
         made = {

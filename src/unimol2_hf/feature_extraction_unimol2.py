@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
+from transformers.utils import logging
 
 from .conformers import (
     Conformer,
@@ -36,6 +37,8 @@ from .molecules import (
 )
 from .settings_unimol2 import FEATURIZER_OPTIONS, FeaturizerSettings
 from .worker_pool import DEFAULT_READ_AHEAD, map_in_order
+
+logger = logging.get_logger(__name__)
 
 Features = dict[str, NDArray[Any]]
 Context = TypeVar("Context")
@@ -137,6 +140,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
             setattr(self, each.name, settings.pop(each.name, each.default))
         _refuse_typos(settings)
         # A saved folder tells the versions that it was made with; this process has its own.
+        _warn_of_other_versions(settings)
         super().__init__(**{name: value for name, value in settings.items() if name not in conformer_versions()})
         self.settings()
 
@@ -309,6 +313,23 @@ def _labels_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float3
         if labelled:
             labels[name] = np.stack([np.asarray(row[name], dtype=np.float32) for row in rows])
     return labels
+
+
+def _warn_of_other_versions(saved: Mapping[str, Any]) -> None:
+    """Say once that another ladder or RDKit makes other conformers than those that the folder's model was used with."""
+    own = conformer_versions()
+    others = [
+        f"{name} {saved[name]} (here {own[name]})"
+        for name in own
+        if saved.get(name) is not None and _major(saved[name]) != _major(own[name])
+    ]
+    if others:
+        logger.warning_once(f"the folder's conformers were made by {', '.join(others)}: the same SMILES may get others")
+
+
+def _major(version: Any) -> str:
+    """Of RDKit year and month."""
+    return ".".join(str(version).split(".")[:2])
 
 
 def _refuse_typos(unknown: Mapping[str, Any]) -> None:
