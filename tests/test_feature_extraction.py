@@ -227,7 +227,7 @@ class TestBatches:
             ({"max_atoms": 510}, "max_atoms is 510; use 1 to 509"),
             ({"max_atoms_policy": "random"}, "unknown max_atoms_policy 'random'"),
             ({"num_conformers": 0}, "leave no conformer"),
-            ({"num_conformers": -1, "include_2d": True}, "num_conformers is -1; use 0 or more"),
+            ({"num_conformers": -1, "include_2d": True}, "num_conformers is -1; use 0 to 1000"),
             ({"embed_timeout": 0}, "embed_timeout is 0; use 1 or more"),
             ({"num_retries": -1}, "num_retries is -1; use 0 or more"),
             ({"seed": -1}, "seed is -1; use 0 to"),

@@ -380,15 +380,22 @@ class UniMol2Layer(GradientCheckpointingLayer):
         hidden_states = self.add_with_dropout(hidden_states[:, :1] if cls_only else hidden_states, attended)
         hidden_states = self.add_with_dropout(hidden_states, self.mlp(self.mlp_norm(hidden_states)))
         if read_out != "pairs":
-            return hidden_states, pair_states
+            return hidden_states + self._no_pair_update(), pair_states
         return hidden_states, self._update_pairs(hidden_states, pair_states, token_mask, lengths)
 
-    def freeze_pair_update(self) -> None:
-        """For a last layer whose pairs nobody reads."""
-        for part in (self.outer_product, self.triangle, self.pair_mlp):
-            part.requires_grad_(False)
-        for norm in (self.outer_product_norm, self.triangle_norm, self.pair_mlp_norm):
-            norm.requires_grad_(False)
+    def _no_pair_update(self) -> Tensor | float:
+        """Zero, of zero gradient for each weight of the pair update that nobody reads.
+
+        A parameter without any gradient stops DistributedDataParallel, adapters (LoRA) on these weights too.
+        """
+        if not torch.is_grad_enabled():
+            return 0.0
+        parts = (
+            self.outer_product_norm, self.outer_product, self.triangle_norm, self.triangle, self.pair_mlp_norm,
+            self.pair_mlp,
+        )  # fmt: skip
+        trained = [each for part in parts for each in part.parameters() if each.requires_grad]
+        return sum((each.flatten()[0] * 0.0 for each in trained), start=0.0)
 
     def _update_pairs(self, hidden_states: Tensor, pair_states: Tensor, token_mask: Tensor, lengths: Tensor) -> Tensor:
         atoms = self.outer_product_norm(hidden_states)
@@ -799,10 +806,6 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
         self.num_labels = config.num_labels
         self.unimol2 = UniMol2Model(config)
         self.classifier = UniMol2PropertyHead(config)
-        # A property is never read from the last layer's pair track: its weights would get no gradient, at which
-        # distributed training stops.
-        last: Any = self.unimol2.layers[-1]
-        last.freeze_pair_update()
         self.post_init()
 
     def _label_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,14 @@
 """A folder exported with its code loads in a clean process that has never heard of this package."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conformance import run_without_the_package
+from oracle import relative_difference
 
 import unimol2_hf
 from unimol2_hf import UniMol2FeatureExtractor, UniMol2ForPropertyRegression, export_with_code
@@ -15,50 +16,7 @@ from unimol2_hf.models.registration import register
 
 pytestmark = pytest.mark.numerical
 
-SMILES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O"]
-
-CLEAN_PROCESS = """
-import importlib.abc, json, sys
-
-class Refuse(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "unimol2_hf":
-            raise ImportError("the package must not be needed")
-
-sys.meta_path.insert(0, Refuse())
-from transformers import (
-    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, pipeline,
-)
-
-folder, smiles = sys.argv[1], json.loads(sys.argv[2])
-config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
-classes = (AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification)
-models = [cls.from_pretrained(folder, trust_remote_code=True).eval() for cls in classes]
-pipe = pipeline("molecule-property-prediction", folder, trust_remote_code=True, device="cpu")
-embedder = pipeline("molecule-embedding", folder, trust_remote_code=True, device="cpu")
-print(json.dumps({
-    "classes": [type(model).__name__ for model in models],
-    "logits": models[2](**extractor(smiles)).logits.tolist(),
-    "pipeline": pipe([*smiles, "C1CC"], batch_size=3),
-    "embedding": embedder(smiles)[0]["embedding"].tolist(),
-    "targets": config.target_names,
-}))
-"""
-
-REFUSE = CLEAN_PROCESS.split("from transformers import", maxsplit=1)[0]
-SAVE_AGAIN = (
-    REFUSE
-    + """
-from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, Trainer, TrainingArguments
-
-folder, saved = sys.argv[1:]
-extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
-model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-arguments = TrainingArguments(saved, report_to="none", use_cpu=True)
-Trainer(model, arguments, processing_class=extractor).save_model(saved)
-"""
-)
+SMILES = ["CCO", "c1ccccc1"]
 
 
 @pytest.fixture
@@ -66,25 +24,18 @@ def exported(property_model: UniMol2ForPropertyRegression, tmp_path: Path) -> Pa
     return export_with_code(property_model, tmp_path / "exported", UniMol2FeatureExtractor(seed=5))
 
 
-def run_without_the_package(code: str, *arguments: str, where: Path) -> str:
-    """The last line that a process prints which cannot import this package."""
-    environment = {**os.environ, "HF_MODULES_CACHE": str(where / "modules")}
-    command = [sys.executable, "-c", code, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=where, env=environment, check=False)
-    assert result.returncode == 0, result.stderr
-    return (result.stdout.splitlines() or [""])[-1]
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """Where another process keeps its modules."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    return folder
 
 
-@pytest.mark.parametrize("saved_again", [False, True])
 def test_loads_in_a_clean_process_without_the_package(
-    exported: Path, property_model: UniMol2ForPropertyRegression, tmp_path: Path, saved_again: bool
+    exported: Path, property_model: UniMol2ForPropertyRegression, elsewhere: Path
 ) -> None:
-    """The published folder, and what such a process saves of it: code, pipelines and all."""
-    if saved_again:
-        (tmp_path / "first").mkdir()
-        run_without_the_package(SAVE_AGAIN, str(exported), str(tmp_path / "again"), where=tmp_path / "first")
-        exported = tmp_path / "again"
-    answer = json.loads(run_without_the_package(CLEAN_PROCESS, str(exported), json.dumps(SMILES), where=tmp_path))
+    answer = json.loads(run_without_the_package("predict.py", exported, json.dumps(SMILES), where=elsewhere))
     assert answer["classes"] == ["UniMol2Model", "UniMol2ForPreTraining", "UniMol2ForPropertyPrediction"]
     batch = UniMol2FeatureExtractor(seed=5)(SMILES)
     with torch.no_grad():
@@ -97,6 +48,31 @@ def test_loads_in_a_clean_process_without_the_package(
     assert answer["pipeline"][2]["predictions"] is None
     assert "RDKit cannot read it" in answer["pipeline"][2]["error"]
     assert answer["targets"] == ["target_0", "target_1", "target_2"]
+
+
+@pytest.mark.parametrize("mode", ["plain", "checkpointing", "lora"])
+def test_trained_without_the_package_it_predicts_the_same_elsewhere(
+    property_model: UniMol2ForPropertyRegression, tmp_path: Path, elsewhere: Path, mode: str
+) -> None:
+    """The stock collator and Trainer, in one process and in two; the saved folder in a third, and in ours."""
+    property_model.config.update({f"{part}_dropout_prob": 0.0 for part in ("hidden", "attention_probs", "pair")})
+    exported = export_with_code(property_model, tmp_path / "exported", UniMol2FeatureExtractor(seed=5))
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = json.loads(run_without_the_package("fine_tune.py", exported, one, 4, mode, where=tmp_path))
+    both = json.loads(run_without_the_package("fine_tune.py", exported, two, 2, mode, where=tmp_path, processes=2))
+    assert len(alone["losses"]) == 3
+    # Two processes, half of each batch in each: the one process.
+    assert both["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    answer = json.loads(run_without_the_package("predict.py", one, json.dumps(SMILES), where=elsewhere))
+    logits, by_trainer = torch.tensor(answer["logits"]), torch.tensor(alone["predictions"][:2])
+    torch.testing.assert_close(logits, by_trainer, rtol=1e-4, atol=1e-5)
+    values = [list(row["predictions"].values()) for row in answer["pipeline"][:2]]
+    torch.testing.assert_close(torch.tensor(values), logits, rtol=1e-4, atol=1e-5)
+    ours = UniMol2ForPropertyRegression.from_pretrained(one).eval()
+    batch = UniMol2FeatureExtractor.from_pretrained(one)(SMILES)
+    torch.testing.assert_close(ours(**batch).logits, logits, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert relative_difference(logits, property_model(**batch).logits) > 1e-3
 
 
 def test_export_holds_code_config_and_weights_only(exported: Path) -> None:

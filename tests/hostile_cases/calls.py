@@ -1,7 +1,6 @@
-"""The hostile table of calls and commands: what hung, answered with nonsense or ended in a traceback, by its error.
+"""The hostile table, calls and commands: what hung, answered with nonsense or ended in a traceback.
 
-One row each: name, what is done in an empty folder, the error's class, a part of its message. `test_hostile_molecules`
-is the table of single molecules.
+A row is a name, what is done in an empty folder, the error's class (whose `code` tables carry), a part of its message.
 """
 
 import gzip
@@ -12,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
-from command_line import run_command
 from huggingface_hub.errors import StrictDataclassError
 from transformers import pipeline
 
@@ -205,12 +202,6 @@ ROWS: list[tuple[str, Call, Any, str]] = [
 # fmt: on
 
 
-@pytest.mark.parametrize(("call", "error", "message"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_calls(call: Call, error: type[Exception], message: str, tmp_path: Path) -> None:
-    with pytest.raises(error, match=message):
-        call(tmp_path)
-
-
 COMMANDS = [
     ("pretrain --data a --output-dir b --learning-rate inf", "learning_rate is inf"),
     ("pretrain --data a --output-dir b --weight-decay -1", "weight_decay is -1.0; use 0 or more"),
@@ -234,14 +225,3 @@ COMMANDS = [
     ("conformers build in.csv out --num-conformers 1000000000", "use 0 to 1000"),
     ("conformers stats nowhere", "nowhere"),
 ]
-
-
-@pytest.mark.parametrize(("command", "message"), COMMANDS, ids=[command for command, _ in COMMANDS])
-def test_commands(command: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line or one box, exit code 2, no traceback."""
-    monkeypatch.chdir(tmp_path)
-    pd.DataFrame({"smiles": ["CCO", "C"], "y": [1.0, 2.0]}).to_csv("in.csv", index=False)
-    told = run_command(*command.split())
-    assert told.exit_code == 2
-    assert "Traceback" not in told.output
-    assert message in " ".join(told.output.split())

@@ -1,10 +1,8 @@
-"""Bad molecules: each gets its named error with a mend, or a flagged row; none crashes, none turns to silent zeros."""
+"""The hostile table, molecules: refused by a named error, or odd but usable, and what their record must say."""
 
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
 from rdkit import Chem
 
 from unimol2_hf import (
@@ -15,8 +13,6 @@ from unimol2_hf import (
     MoleculeTypeError,
     SanitizationError,
     SmilesParseError,
-    UniMol2FeatureExtractor,
-    UniMol2ForPropertyRegression,
     UnsupportedAtomError,
 )
 
@@ -81,8 +77,9 @@ REFUSED: list[tuple[str, Any, type[MoleculeError]]] = [
     ("double dot bond", "C==C", SmilesParseError),
     ("null byte", "C\0C", SmilesParseError),
     ("formula injection", "=1+1", SmilesParseError),
-    ("very long rubbish", "?" * 100_000, SmilesParseError),
-    ("deep branches never closed", "C(" * 20_000, SmilesParseError),
+    ("long rubbish", "?" * 20_000, SmilesParseError),
+    ("very long rubbish", "?" * 100_000, MoleculeTooLargeError),
+    ("deep branches never closed", "C(" * 10_000, SmilesParseError),
     ("name behind the SMILES", "CCO ethanol", SmilesParseError),
     ("tokenised SMILES", "C C ( = O ) O", SmilesParseError),
     ("two lines", "CC\nO", SmilesParseError),
@@ -176,99 +173,3 @@ ACCEPTED: list[tuple[str, Any, dict[str, Any]]] = [
     ("heaviest element", "[Og]", {}),
     ("cube", "C12C3C4C1C5C2C3C45", {}),
 ]
-
-
-def test_there_are_enough() -> None:
-    assert len(REFUSED) + len(ACCEPTED) >= 60
-
-
-@pytest.mark.parametrize(("molecule", "error"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_refused_with_a_named_error(
-    molecule: Any, error: type[MoleculeError], extractor: UniMol2FeatureExtractor
-) -> None:
-    results = list(extractor.featurize(["CCO", molecule, "C"]))
-    # In a batch the row stays, with its reason, and its neighbours are whole.
-    assert [result.error is None for result in results] == [True, False, True]
-    recorded = results[1].error
-    assert type(recorded) is error
-    assert recorded.index == 1
-    assert str(recorded).startswith("molecule 1: ")
-    assert len(str(recorded)) < 2000
-    assert list(results[1].model_inputs()) == []
-    with pytest.raises(error) as raised:
-        extractor(["CCO", molecule])
-    assert raised.value.reason == recorded.reason
-
-
-@pytest.mark.parametrize(("molecule", "record"), [case[1:] for case in ACCEPTED], ids=[case[0] for case in ACCEPTED])
-def test_accepted_and_recorded(
-    molecule: Any,
-    record: dict[str, Any],
-    extractor: UniMol2FeatureExtractor,
-    property_model: UniMol2ForPropertyRegression,
-) -> None:
-    batch = extractor([molecule, "CCO"], return_provenance=True)
-    provenance = batch.pop("provenance")[0]
-    assert {name: provenance[name] for name in record} == record
-    with torch.no_grad():
-        encoded = property_model.unimol2(**batch)
-        alone = property_model(**extractor(molecule)).logits[0]
-        together = property_model(**batch).logits[0]
-    assert torch.isfinite(encoded.last_hidden_state).all()
-    assert torch.isfinite(together).all()
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    count = int(batch["attention_mask"][0].sum())
-    if count > 1:
-        assert float(torch.pdist(batch["coordinates"][0, :count]).max()) > 0.5
-
-
-def test_errors_survive_worker_processes(extractor: UniMol2FeatureExtractor) -> None:
-    molecules = [case[1] for case in REFUSED]
-    results = list(extractor.featurize(molecules, num_workers=2))
-    assert [type(result.error) for result in results] == [case[2] for case in REFUSED]
-    assert [result.index for result in results] == list(range(len(molecules)))
-
-
-def test_a_lone_molecule_has_no_position_in_its_error(extractor: UniMol2FeatureExtractor) -> None:
-    with pytest.raises(SmilesParseError) as raised:
-        extractor("C1CC")
-    assert "molecule 0" not in str(raised.value)
-    assert "'C1CC'" in str(raised.value)
-
-
-def test_a_giant_is_refused_before_its_conformer(extractor: UniMol2FeatureExtractor) -> None:
-    # RDKit would work on it for minutes, whatever its timeout says.
-    with pytest.raises(MoleculeTooLargeError, match=r"15002 atoms with hydrogens are too many.*give coordinates"):
-        extractor("C" * 5000, max_atoms_policy="crop")
-
-
-V3000 = """query
-     RDKit          3D
-
-  0  0  0  0  0  0  0  0  0  0999 V3000
-M  V30 BEGIN CTAB
-M  V30 COUNTS 2 1 0 0 0
-M  V30 BEGIN ATOM
-M  V30 1 C 0 0 0.1 0
-M  V30 2 {atom} 1.5 0 0 0
-M  V30 END ATOM
-M  V30 BEGIN BOND
-M  V30 1 {bond} 1 2
-M  V30 END BOND
-M  V30 END CTAB
-M  END
-"""
-
-
-@pytest.mark.parametrize(
-    ("atom", "bond", "message"),
-    [
-        ("C", 8, "bond 1 has type 8, a query; give it type 1, 2, 3 or 4"),
-        ("C", 6, "bond 1 has type 6, a query"),
-        ("Q", 1, r"atom 2 is \[!#6&!#1\], a query; give it an element"),
-        ("[C,N]", 1, r"atom 2 is \[#6,#7\], a query"),
-    ],
-)
-def test_queries_of_a_file_are_named(extractor: UniMol2FeatureExtractor, atom: str, bond: int, message: str) -> None:
-    with pytest.raises(MoleculeTypeError, match=message):
-        extractor(Chem.MolFromMolBlock(V3000.format(atom=atom, bond=bond)))
