@@ -308,8 +308,8 @@ class HeadConformance(ModelConformance):
         inputs = {name: each.contiguous() for name, each in (batch | self.targets(model, batch)).items()}
         save_file(inputs, tmp_path / "batch.safetensors")
         run_without_the_package(
-            "distributed_step.py", folder, self.auto_class.__name__, self.main_output, int(checkpointing), "batch.safetensors",
-            "found.safetensors", where=tmp_path, processes=2,
+            "distributed_step.py", folder, self.auto_class.__name__, self.main_output, int(checkpointing),
+            "batch.safetensors", "found.safetensors", where=tmp_path, processes=2,
         )  # fmt: skip
         found = load_file(tmp_path / "found.safetensors")
         halves = [{name: each[rank::2] for name, each in inputs.items()} for rank in range(2)]
