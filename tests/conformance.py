@@ -64,6 +64,10 @@ class ModelConformance:
     def configure(self, config: UniMol2Config) -> None:
         """Set up the task on a small config; nothing by default."""
 
+    def inputs(self, extractor: UniMol2FeatureExtractor, rows: Rows) -> Batch:
+        """What `forward` takes of some molecules."""
+        return dict(extractor.pad(rows))
+
     def output_of(self, model: Any, batch: Batch) -> Tensor:
         with torch.no_grad():
             output: Tensor = model(**batch)[self.main_output]
@@ -86,7 +90,7 @@ class ModelConformance:
     @pytest.fixture(scope="class")
     def batch(self, extractor: UniMol2FeatureExtractor, mixed_rows: Rows) -> Batch:
         """Eight molecules of different length."""
-        return dict(extractor.pad(mixed_rows[:8]))
+        return self.inputs(extractor, mixed_rows[:8])
 
     def test_save_and_load(self, model: UniMol2PreTrainedModel, batch: Batch, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path)
@@ -139,7 +143,7 @@ class ModelConformance:
     ) -> None:
         together = self.output_of(model, batch)
         for index, row in enumerate(mixed_rows[:8]):
-            alone = self.output_of(model, dict(extractor.pad([row])))[0]
+            alone = self.output_of(model, self.inputs(extractor, [row]))[0]
             own = together[index, : len(alone)] if together.ndim == 3 else together[index]
             assert relative_difference(own, alone) <= 1e-5
 
@@ -205,7 +209,7 @@ class ModelConformance:
         compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
         # Not eight rows first: the compiler would take them for the eight feature columns.
         for start, stop in ((0, 7), (10, 13), (20, 36)):
-            batch = dict(extractor.pad(mixed_rows[start:stop]))
+            batch = self.inputs(extractor, mixed_rows[start:stop])
             assert relative_difference(self.output_of(compiled, batch), self.output_of(model, batch)) <= 1e-5
         assert counter.frame_count == 1
 

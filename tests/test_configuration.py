@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from unimol2_hf import UniMol2Config, UniMol2ForPropertyPrediction
+from unimol2_hf import UniMol2Config
 from unimol2_hf.settings_unimol2 import SCALES
 
 PUBLISHED = {
@@ -157,12 +157,6 @@ class TestTargets:
     def test_without_targets_the_problem_type_says_it(self, fields: dict[str, Any], kinds: list[str]) -> None:
         assert [target["kind"] for target in UniMol2Config(**fields).task] == kinds
 
-    @pytest.mark.parametrize("targets", [[BINARY], [CLASSES], [REGRESSION, BINARY]])
-    def test_classes_are_refused_by_name(self, small_config: UniMol2Config, targets: list[dict[str, Any]]) -> None:
-        small_config.set_targets(targets)
-        with pytest.raises(ValueError, match=f"classification is not supported yet: {targets[-1]['name']}"):
-            UniMol2ForPropertyPrediction(small_config)
-
     @pytest.mark.parametrize(
         ("targets", "message"),
         [
@@ -171,6 +165,10 @@ class TestTargets:
             ([{"kind": "binary"}], "a name of its own"),
             ([{"name": "y", "kind": "ordinal"}], "'y' is of kind 'ordinal'; use one of regression, binary, multiclass"),
             ([{"name": "y", "kind": "multiclass", "classes": ["a"]}], "at least two classes"),
+            ([{"name": "y", "kind": "multiclass", "classes": ["a", "b", "a"]}], "each named differently"),
+            ([{"name": "y", "kind": "binary", "classes": ["a", "b", "c"]}], "binary and needs two classes"),
+            ([{"name": "y", "kind": "binary", "class_weights": [1, 0]}], "must be 2 positive numbers"),
+            ([{"name": "y", "kind": "regression", "class_weights": [1, 1]}], "must be 0 positive numbers"),
             ([{"name": "y", "kind": "regression", "std": 0.0}], "std of target 'y' must be positive"),
             ([{"name": "y", "kind": "regression", "median": 0.0}], "unknown median"),
         ],
@@ -178,6 +176,25 @@ class TestTargets:
     def test_targets_that_are_not_complete(self, targets: list[dict[str, Any]], message: str) -> None:
         with pytest.raises((StrictDataclassError, ValueError), match=f"(?s){message}"):
             UniMol2Config(targets=targets)
+
+    @pytest.mark.parametrize(
+        ("features", "message"),
+        [
+            ([{"name": "ph"}], "'ph' needs name, mean and std"),
+            ([{"name": "ph", "mean": 7.0, "std": 0.0}], "std of extra feature 'ph' must be positive"),
+            ([{"name": "ph", "mean": 7.0, "std": 1.0}] * 2, "names of their own"),
+        ],
+    )
+    def test_extra_features_that_are_not_complete(self, features: list[dict[str, Any]], message: str) -> None:
+        with pytest.raises((StrictDataclassError, ValueError), match=f"(?s){message}"):
+            UniMol2Config(extra_features=features)
+
+    def test_a_problem_type_asked_for_with_new_outputs_stays(self) -> None:
+        config = UniMol2Config(targets=[self.REGRESSION])
+        config.num_labels = 3
+        config.problem_type = "single_label_classification"
+        config.forget_other_task()
+        assert [target["kind"] for target in config.task] == ["multiclass"]
 
     def test_a_newer_folder_is_refused(self, small_config: UniMol2Config, tmp_path: Path) -> None:
         small_config.save_pretrained(tmp_path)

@@ -26,6 +26,7 @@ from unimol2_hf import (
     UniMol2Config,
     UniMol2FeatureExtractor,
     UniMol2ForPreTraining,
+    UniMol2ForPropertyClassification,
     UniMol2ForPropertyPrediction,
     UniMol2ForPropertyRegression,
     UniMol2Model,
@@ -75,6 +76,42 @@ class TestPropertyRegression(PropertyConformance):
 
     def targets(self, model: UniMol2PreTrainedModel, batch: Batch) -> Batch:
         return {"labels": torch.randn(len(batch["input_ids"]), model.config.num_labels)}
+
+
+class TestPropertyClassification(PropertyConformance):
+    """A single target of three classes: labels as Transformers has them."""
+
+    model_class = UniMol2ForPropertyClassification
+
+    def configure(self, config: UniMol2Config) -> None:
+        config.set_targets([{"name": "phase", "kind": "multiclass", "classes": ["gas", "liquid", "solid"]}])
+
+    def targets(self, model: UniMol2PreTrainedModel, batch: Batch) -> Batch:
+        return {"labels": torch.arange(len(batch["input_ids"])) % 3}
+
+
+class TestMixedProperties(PropertyConformance):
+    """Targets of every kind, some labels missing, extra features, weights."""
+
+    model_class = UniMol2ForPropertyPrediction
+
+    def configure(self, config: UniMol2Config) -> None:
+        config.set_targets([
+            {"name": "logd", "kind": "regression", "mean": 2.0, "std": 3.0},
+            {"name": "phase", "kind": "multiclass", "classes": ["gas", "liquid", "solid"], "class_weights": [1, 2, 3]},
+            {"name": "toxic", "kind": "binary", "class_weights": [0.5, 1.5]},
+        ])  # fmt: skip
+        config.extra_features = [{"name": "ph", "mean": 7.0, "std": 1.0}, {"name": "dose", "mean": 0.0, "std": 9.0}]
+
+    def targets(self, model: UniMol2PreTrainedModel, batch: Batch) -> Batch:
+        rows = torch.arange(len(batch["input_ids"]))
+        labels = torch.stack([rows * 0.7, rows % 3, rows % 2], dim=-1).float()
+        labels[rows % 4 == 1, rows[rows % 4 == 1] % 3] = torch.nan
+        return {"labels": labels, "row_weights": 1.0 + rows / 4}
+
+    def inputs(self, extractor: UniMol2FeatureExtractor, rows: Rows) -> Batch:
+        given = torch.tensor([[6.0, 0.1 * len(row["input_ids"])] for row in rows])
+        return {**super().inputs(extractor, rows), "extra_features": given}
 
 
 @pytest.fixture(scope="module")

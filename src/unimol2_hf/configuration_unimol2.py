@@ -48,10 +48,13 @@ class UniMol2Config(PreTrainedConfig):
         gaussian_max_angstrom: centre of the last one; the first is at 0.
         length_normalizer: "molecule" divides outer products and triangle sums by the molecule's own length n + 1 (the
             same answer in every batch); "padded" by the batch's padded length, as the reference does.
-        targets: what the task head predicts: a list of {"name", "kind", "classes", "mean", "std"}. `kind` is
-            "regression", "binary" or "multiclass"; `classes` names a multiclass target's classes; `mean` and `std` are
-            those of a regression target's training labels, in the user's units, since the head works on standardised
-            labels. `problem_type` and `id2label` follow from it. `None` where these two say what there is to say.
+        targets: what the task head predicts: a list of {"name", "kind", "classes", "class_weights", "mean", "std"}.
+            `kind` is "regression", "binary" or "multiclass"; `classes` names a target's classes, of a binary one the
+            negative, then the positive; `class_weights` multiply its losses; `mean` and `std` are those of a
+            regression target's training labels, in the user's units, since the head works on standardised labels.
+            `problem_type` and `id2label` follow from it. `None` where these two say what there is to say.
+        extra_features: numbers that the task head reads besides the molecule (assay pH, dose): a list of {"name",
+            "mean", "std"}, which standardise them.
         loss_function: loss of regression targets, on standardised labels.
         head_type: task head: "mlp" (dense, tanh, linear: the reference) or "linear" (unimol_tools).
         classifier_pooling: what the task head reads, the "cls" (the reference) or the "mean" of the atoms.
@@ -94,6 +97,7 @@ class UniMol2Config(PreTrainedConfig):
     mask_token_id: int = MASK_TOKEN
     length_normalizer: Literal["molecule", "padded"] = "molecule"
     targets: list[dict[str, Any]] | None = None
+    extra_features: list[dict[str, Any]] | None = None
     loss_function: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
     head_type: Literal["mlp", "linear"] = "mlp"
     classifier_pooling: Literal["cls", "mean"] = "cls"
@@ -167,8 +171,10 @@ class UniMol2Config(PreTrainedConfig):
             f"the outputs are {', '.join(self.output_names[:3])}, not {', '.join(output_names(self.targets)[:3])} any "
             "more: another task, whose labels are not standardised until set_targets says how"
         )
+        # A kind of problem that was asked for with the new outputs stays.
+        if self.problem_type == problem_type_of(self.targets):
+            self.problem_type = "regression"
         self.targets = None
-        self.problem_type = "regression"
 
     def _name_outputs(self) -> None:
         names = output_names(self.targets or [])
@@ -190,6 +196,16 @@ class UniMol2Config(PreTrainedConfig):
     def target_names(self) -> list[str]:
         """Names of the targets, in order."""
         return [str(target["name"]) for target in self.task]
+
+    @property
+    def target_sizes(self) -> list[int]:
+        """Number of outputs of each target."""
+        return [len(target["classes"]) if target["kind"] == MULTICLASS else 1 for target in self.task]
+
+    @property
+    def extra_feature_names(self) -> list[str]:
+        """Names of the numbers that the task head reads besides the molecule, in order."""
+        return [str(each["name"]) for each in self.extra_features or ()]
 
     @property
     def output_names(self) -> list[str]:
@@ -261,6 +277,7 @@ class UniMol2Config(PreTrainedConfig):
     def _require_outputs(self) -> None:
         if self.targets is not None:
             _require_targets(self.targets)
+        _require_extra_features(self.extra_features or [])
         names = self.output_names
         if not names or len(set(names)) < len(names):
             raise ValueError(f"id2label must name at least one target, each differently, not {names}")
@@ -320,22 +337,44 @@ def _require_targets(targets: list[dict[str, Any]]) -> None:
         name, kind = target["name"], target.get("kind")
         if kind not in KINDS:
             raise ValueError(f"target {name!r} is of kind {kind!r}; use one of {', '.join(KINDS)}")
-        unknown = sorted(set(target) - {"name", "kind", "classes", "mean", "std"})
+        unknown = sorted(set(target) - {"name", "kind", "classes", "class_weights", "mean", "std"})
         if unknown:
             raise ValueError(f"target {name!r} has unknown {', '.join(unknown)}")
-        classes = target.get("classes")
-        if kind == MULTICLASS and (not isinstance(classes, list) or len({str(each) for each in classes}) < 2):
-            raise ValueError(f"target {name!r} needs at least two classes, each named differently, not {classes}")
-        _require_scale(name, target)
+        _require_classes(target)
+        _require_scale(f"target {name!r}", target)
 
 
-def _require_scale(name: str, target: dict[str, Any]) -> None:
-    mean, std = target.get("mean"), target.get("std")
+def _require_classes(target: dict[str, Any]) -> None:
+    name, kind, classes, weights = (target.get(key) for key in ("name", "kind", "classes", "class_weights"))
+    different = len({str(each) for each in classes}) if isinstance(classes, list) else 0
+    if kind == MULTICLASS and (different < 2 or different < len(classes or ())):
+        raise ValueError(f"target {name!r} needs at least two classes, each named differently, not {classes}")
+    if kind == BINARY and classes is not None and (different != 2 or len(classes) != 2):
+        raise ValueError(f"target {name!r} is binary and needs two classes, the negative first, not {classes}")
+    if weights is None:
+        return
+    count = 0 if kind == REGRESSION else max(2, different)
+    if not isinstance(weights, list) or len(weights) != count or not all(0 < each < math.inf for each in weights):
+        raise ValueError(f"class_weights of target {name!r} must be {count} positive numbers, not {weights}")
+
+
+def _require_extra_features(features: list[dict[str, Any]]) -> None:
+    names = [each.get("name") for each in features]
+    if len(set(names)) < len(names):
+        raise ValueError(f"extra_features must have names of their own, not {names}")
+    for each in features:
+        if set(each) != {"name", "mean", "std"} or not isinstance(each["name"], str):
+            raise ValueError(f"the extra feature {each.get('name')!r} needs name, mean and std")
+        _require_scale(f"extra feature {each['name']!r}", each)
+
+
+def _require_scale(what: str, scale: dict[str, Any]) -> None:
+    mean, std = scale.get("mean"), scale.get("std")
     for key, value in (("mean", mean), ("std", std)):
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise ValueError(f"{key} of target {name!r} must be finite, not {value}")
+            raise ValueError(f"{key} of {what} must be finite, not {value}")
     if std is not None and std <= 0:
-        raise ValueError(f"std of target {name!r} must be positive, not {std}; a constant target cannot be learned")
+        raise ValueError(f"std of {what} must be positive, not {std}; a constant cannot be learned")
 
 
 __all__ = ["SCALES", "UniMol2Config"]

@@ -22,7 +22,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_unimol2 import REGRESSION, UniMol2Config
+from .configuration_unimol2 import BINARY, MULTICLASS, REGRESSION, UniMol2Config
 from .ops_unimol2 import dropout_add, mean_of_atoms, outer_product, pairwise_distances, triangle_sums
 from .settings_unimol2 import IGNORE_INDEX
 
@@ -97,8 +97,10 @@ class UniMol2PropertyOutput(ModelOutput):
     """Output of `UniMol2ForPropertyPrediction`.
 
     Args:
-        loss: on standardised labels, mean over the labels that are present.
-        logits: (B, num_labels) float32, predictions in the labels' own units.
+        loss: mean over the labels that are present: of regression targets on standardised labels, of binary ones binary
+            cross entropy, of multiclass ones cross entropy, each times its weights.
+        logits: (B, num_labels) float32, outputs in the order of `config.output_names`: of a regression target the value
+            in its own units, of a binary one the logit of the positive class, of a multiclass one a logit a class.
         hidden_states, pair_hidden_states, attentions: see `UniMol2ModelOutput`.
     """
 
@@ -767,23 +769,39 @@ def graph_target_losses(predicted: Tensor, targets: Tensor, sizes: Sequence[int]
 
 
 class UniMol2PropertyHead(nn.Module):
-    """Targets from a pooled vector; `dense` and `out_proj` are the reference's `classification_heads.<name>`."""
+    """Outputs from a pooled vector; `dense` and `out_proj` are the reference's `classification_heads.<name>`.
+
+    Extra features (B, F) are standardised and stand behind the pooled vector.
+    """
 
     def __init__(self, config: UniMol2Config) -> None:
         super().__init__()
+        self.extra_features = list(config.extra_features or ())
+        width = config.hidden_size + len(self.extra_features)
         self.dropout = nn.Dropout(config.pooler_dropout_prob)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size) if config.head_type == "mlp" else None
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        self.dense = nn.Linear(width, config.hidden_size) if config.head_type == "mlp" else None
+        self.out_proj = nn.Linear(width if self.dense is None else config.hidden_size, config.num_labels)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        features = self.dropout(pooled)
+    def forward(self, pooled: Tensor, extra_features: Tensor | None = None) -> Tensor:
+        features = self.dropout(self._with_extra(pooled, extra_features))
         if self.dense is not None:
             features = self.dropout(torch.tanh(self.dense(features)))
         return self.out_proj(features)
 
+    def _with_extra(self, pooled: Tensor, extra_features: Tensor | None) -> Tensor:
+        names = [each["name"] for each in self.extra_features]
+        shape = (len(pooled), len(names))
+        if extra_features is None and not names:
+            return pooled
+        if extra_features is None or extra_features.shape != shape:
+            given = "none" if extra_features is None else tuple(extra_features.shape)
+            raise ValueError(f"the head reads extra_features of shape {shape} ({', '.join(names)}), given are {given}")
+        mean, std = (pooled.new_tensor([each[key] for each in self.extra_features]) for key in ("mean", "std"))
+        return torch.cat([pooled, (extra_features - mean) / std], dim=-1).to(pooled.dtype)
+
 
 class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
-    """Molecular properties, any number of targets (`config.targets`), missing labels allowed.
+    """Molecular properties, any number of targets of any kind (`config.targets`), missing labels allowed.
 
     They are read from the CLS, as in the reference, or from the mean of the atoms (`config.classifier_pooling`).
     Pretraining gives the atoms losses of their own, the CLS none: on few molecules the mean may be the better start.
@@ -792,7 +810,7 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
     the labels' own units. `classifier` is the name that PEFT looks for.
 
     Raises:
-        ValueError: a target is of a kind that is not supported: classification, until the version that brings it.
+        ValueError: the config's targets are not complete.
     """
 
     def __init__(self, config: UniMol2Config) -> None:
@@ -800,39 +818,43 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
         # `from_pretrained(base, num_labels=...)` edits a finished config, which may hold another task's targets.
         config.forget_other_task()
         config.validate()
-        unsupported = [f"{target['name']} ({target['kind']})" for target in config.task if target["kind"] != REGRESSION]
-        if unsupported:
-            raise ValueError(f"classification is not supported yet: {', '.join(unsupported)}; use regression targets")
         self.num_labels = config.num_labels
         self.unimol2 = UniMol2Model(config)
         self.classifier = UniMol2PropertyHead(config)
         self.post_init()
 
-    def _label_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (num_labels,), float32; no buffers, which a change of dtype would round."""
-        mean = [target.get("mean") or 0.0 for target in self.config.task]
-        std = [target.get("std") or 1.0 for target in self.config.task]
+    def _scale(self, like: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each target, as often as told; no buffers, which a dtype would round."""
+        targets = [target for target, size in zip(self.config.task, sizes, strict=True) for _ in range(size)]
+        mean, std = [each.get("mean") or 0.0 for each in targets], [each.get("std") or 1.0 for each in targets]
         return like.new_tensor(mean, dtype=torch.float32), like.new_tensor(std, dtype=torch.float32)
 
-    def _shaped_labels(self, labels: Tensor, predictions: Tensor) -> Tensor:
-        if labels.ndim == 1 and self.num_labels == 1:
+    def _shaped_labels(self, labels: Tensor, rows: int) -> Tensor:
+        """(B, targets) float32, NaN where missing, which class indices tell by -100."""
+        if labels.ndim == 1:
             labels = labels.unsqueeze(-1)
-        if labels.shape != predictions.shape:
-            raise ValueError(f"labels {tuple(labels.shape)} do not fit predictions {tuple(predictions.shape)}")
-        return labels.float()
+        count = len(self.config.task)
+        if labels.shape != (rows, count):
+            raise ValueError(f"labels {tuple(labels.shape)} do not fit {count} targets of {rows} molecules")
+        missing = labels == IGNORE_INDEX if not labels.is_floating_point() else labels.isnan()
+        return labels.float().masked_fill(missing, torch.nan)
 
     # fmt: off
     @can_return_tuple
     def forward(
         self, input_ids: Tensor, atom_features: Tensor, degrees: Tensor, edge_features: Tensor, shortest_paths: Tensor,
         pair_types: Tensor, coordinates: Tensor, attention_mask: Tensor | None = None,
-        labels: Tensor | None = None, **kwargs: Unpack[TransformersKwargs],
+        labels: Tensor | None = None, extra_features: Tensor | None = None, row_weights: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> UniMol2PropertyOutput:
         # fmt: on
         """Predict properties.
 
         Args:
-            labels: (B, num_labels), or (B,) for a single target, in the labels' own units; NaN where missing.
+            labels: (B, targets), or (B,) for a single target: values in their own units, 0 or 1, or the index of a
+                class; NaN (of integers -100) where missing.
+            extra_features: (B, F), the numbers of `config.extra_features`, in their own units.
+            row_weights: (B,), multiply the losses of a molecule.
             (others): see `UniMol2Model.forward`.
         """
         if attention_mask is None:
@@ -843,15 +865,16 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
         encoded = self.unimol2(*inputs, attention_mask, read_out=read_out, **kwargs)
         states = encoded.last_hidden_state
         pooled = encoded.pooler_output if from_cls else mean_of_atoms(states, attention_mask)
-        standardised = self.classifier(pooled).float()
-        mean, std = self._label_scale(standardised)
+        outputs = self.classifier(pooled, extra_features).float()
         loss = None
         if labels is not None:
-            targets = (self._shaped_labels(labels, standardised) - mean) / std
-            loss = regression_loss(standardised, targets, self.config.loss_function)
+            mean, std = self._scale(outputs, [1] * len(self.config.task))
+            targets = (self._shaped_labels(labels, len(outputs)) - mean) / std
+            loss = property_loss(outputs, targets, self.config, row_weights)
+        mean, std = self._scale(outputs, self.config.target_sizes)
         return UniMol2PropertyOutput(
             loss=loss,
-            logits=standardised * std + mean,
+            logits=outputs * std + mean,
             hidden_states=encoded.hidden_states,
             pair_hidden_states=encoded.pair_hidden_states,
             attentions=encoded.attentions,
@@ -875,6 +898,57 @@ def regression_loss(predictions: Tensor, targets: Tensor, kind: str) -> Tensor:
     # The missing ones are replaced before the difference is taken: NaN times zero is NaN, in gradients too.
     losses = _ELEMENT_LOSSES[kind](predictions, targets.where(present, predictions.detach()), reduction="none")
     return losses.masked_fill(~present, 0.0).sum() / present.sum().clamp(min=1)
+
+
+def property_loss(outputs: Tensor, labels: Tensor, config: UniMol2Config, row_weights: Tensor | None = None) -> Tensor:
+    """Mean over the labels (B, targets) that are not NaN of each one's loss times its weights; 0 if all are missing.
+
+    Args:
+        outputs: (B, num_labels).
+        labels: standardised values, 0 or 1, or the index of a class.
+        row_weights: (B,); weights of classes are the targets' own.
+    """
+    present = ~labels.isnan()
+    losses = _element_losses(outputs, labels.masked_fill(~present, 0.0), config).masked_fill(~present, 0.0)
+    if row_weights is not None:
+        losses = losses * row_weights.unsqueeze(-1)
+    return losses.sum() / present.sum().clamp(min=1)
+
+
+def _element_losses(outputs: Tensor, labels: Tensor, config: UniMol2Config) -> Tensor:
+    """(B, targets), all targets of one number at once: there may be hundreds."""
+    task, sizes = config.task, config.target_sizes
+    starts = [sum(sizes[:index]) for index in range(len(sizes))] if MULTICLASS in _kinds(task) else range(len(sizes))
+    losses = torch.zeros_like(labels)
+    for kind in _kinds(task):
+        chosen = [index for index, target in enumerate(task) if target["kind"] == kind]
+        own, columns = labels[:, chosen], [starts[index] for index in chosen]
+        if kind == REGRESSION:
+            found = _ELEMENT_LOSSES[config.loss_function](outputs[:, columns], own, reduction="none")
+        elif kind == BINARY:
+            found = F.binary_cross_entropy_with_logits(outputs[:, columns], own, reduction="none")
+        else:
+            blocks = [outputs[:, start : start + sizes[index]] for index, start in zip(chosen, columns, strict=True)]
+            found = torch.stack(list(map(_cross_entropy, blocks, own.unbind(-1))), dim=-1)
+        losses[:, chosen] = found * _class_weights([task[index] for index in chosen], own)
+    return losses
+
+
+def _kinds(task: Sequence[dict[str, Any]]) -> list[str]:
+    return sorted({str(target["kind"]) for target in task})
+
+
+def _cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    return F.cross_entropy(logits, classes.long(), reduction="none")
+
+
+def _class_weights(task: Sequence[dict[str, Any]], labels: Tensor) -> Tensor | float:
+    """Of each label (B, targets) its class's weight."""
+    if not any(target.get("class_weights") for target in task):
+        return 1.0
+    widest = max(len(target.get("class_weights") or ()) for target in task)
+    table = [[*(target.get("class_weights") or ()), *[1.0] * widest][:widest] for target in task]
+    return labels.new_tensor(table).T.gather(0, labels.long())
 
 
 __all__ = [
