@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,13 @@ from unimol2_hf import (
     UniMol2Config,
     UniMol2FeatureExtractor,
     UniMol2ForPreTraining,
+    UniMol2ForPropertyPrediction,
     UniMol2ForPropertyRegression,
     UniMol2Model,
 )
+from unimol2_hf.errors import ExtraFeaturesError
 from unimol2_hf.packed_linear import PackedFeedForward, PackedLinear, PackedOuterProduct
-from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
+from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline, MoleculePropertyPipeline
 
 pytestmark = pytest.mark.numerical
 
@@ -164,6 +166,51 @@ def test_saved_pipelines_load_again(predictor: Any, tmp_path: Path) -> None:
     again = pipeline("molecule-property-prediction", str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
     assert_same_weights(again.model, predictor.model)
     assert_same_output(values([again("CCO")]), values([predictor("CCO")]))
+
+
+class TestKinds:
+    TARGETS: ClassVar[list[dict[str, Any]]] = [
+        {"name": "logd", "kind": "regression", "mean": 2.0, "std": 3.0},
+        {"name": "phase", "kind": "multiclass", "classes": ["gas", "liquid", "solid"]},
+        {"name": "toxic", "kind": "binary"},
+    ]
+
+    @pytest.fixture
+    def mixed(self, small_config: UniMol2Config) -> Any:
+        small_config.set_targets(self.TARGETS)
+        small_config.extra_features = [{"name": "ph", "mean": 7.0, "std": 1.0}]
+        model = UniMol2ForPropertyPrediction(small_config).eval()
+        with torch.no_grad():
+            model.classifier.out_proj.bias[:] = torch.tensor([0.1, 0.2, 0.9, 0.3, -1.0])
+        return MoleculePropertyPipeline(model=model, feature_extractor=UniMol2FeatureExtractor())
+
+    def test_values_probabilities_and_classes(self, mixed: Any, extractor: UniMol2FeatureExtractor) -> None:
+        result = mixed([{"molecule": "CCO", "features": {"ph": 6.0}}], num_conformers=2)[0]
+        with torch.no_grad():
+            batch = extractor("CCO", num_conformers=2)
+            logits = mixed.model(**batch, extra_features=torch.full((2, 1), 6.0)).logits
+        classes, toxic = logits[:, 1:4].softmax(-1).mean(0), float(logits[:, 4].sigmoid().mean())
+        assert result["predictions"]["logd"] == pytest.approx(float(logits[:, 0].mean()), rel=1e-5)
+        assert result["predictions"]["toxic"] == pytest.approx(toxic, rel=1e-5)
+        assert list(result["probabilities"]["phase"].values()) == pytest.approx(classes.tolist(), rel=1e-5)
+        assert result["predictions"]["phase"] == ["gas", "liquid", "solid"][int(classes.argmax())]
+        assert result["probabilities"].keys() == {"phase"}
+
+    def test_extra_features_are_asked_for(self, mixed: Any) -> None:
+        good = {"molecule": "CCO", "features": {"ph": 6}}
+        wrong = [{}, {"ph": None}, {"ph": "acid"}, {"ph": float("nan")}, {"ph": 6.0, "dose": 1.0}]
+        results = mixed([good, "CCO", *({"molecule": "CCO", "features": each} for each in wrong)])
+        assert results[0]["error"] is None
+        for result in results[1:]:
+            assert result["predictions"] is result["probabilities"] is None
+            assert result["error_code"] == "extra_features"
+            assert "numbers for ph" in result["error"]
+        with pytest.raises(ExtraFeaturesError, match="numbers for ph"):
+            mixed("CCO")
+
+    def test_features_that_nobody_reads_are_an_error(self, predictor: Any) -> None:
+        result = predictor([{"molecule": "CCO", "features": {"ph": 6.0}}])[0]
+        assert "reads no extra features" in result["error"]
 
 
 @pytest.mark.parametrize("static_shapes", [False, True])

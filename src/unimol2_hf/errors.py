@@ -125,6 +125,12 @@ class MoleculeTooLargeError(MoleculeError):
     code = "too_large"
 
 
+class ExtraFeaturesError(MoleculeError):
+    """Numbers that the model reads besides the molecule are missing, not finite, or not known."""
+
+    code = "extra_features"
+
+
 class ConformerError(MoleculeError):
     """No 3D conformer could be embedded, and a 2D one was not allowed."""
 

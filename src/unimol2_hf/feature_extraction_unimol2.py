@@ -19,7 +19,14 @@ from .conformers import (
     given_conformers,
     given_coordinates,
 )
-from .errors import MoleculeError, MoleculeTooLargeError, SettingsError, UnexpectedMoleculeError, UniMol2Error
+from .errors import (
+    ExtraFeaturesError,
+    MoleculeError,
+    MoleculeTooLargeError,
+    SettingsError,
+    UnexpectedMoleculeError,
+    UniMol2Error,
+)
 from .molecule_features import dropped_graph_features, graph_features
 from .molecules import (
     Molecule,
@@ -56,7 +63,8 @@ MODEL_INPUT_NAMES = (
 # Of a saved `preprocessor_config.json`.
 TYPE_KEY = "feature_extractor_type"
 CANONICAL, AS_WRITTEN = "canonical", "as_written"
-LABEL_NAMES = ("labels", "label", "label_ids")
+# Of each row one number or a vector, where rows bring them.
+OPTIONAL_NAMES = ("labels", "label", "label_ids", "extra_features", "row_weights")
 PAIRWISE_INPUT_NAMES = frozenset(("edge_features", "shortest_paths", "pair_types"))
 
 
@@ -72,6 +80,7 @@ class FeaturizedMolecule:
         cropped: whether atoms were left out to meet `max_atoms`.
         error: why the molecule could not be used.
         index: position among the given molecules.
+        extra_features: (F,) numbers that the model reads besides the molecule; `None` for none.
     """
 
     features: Features | None = None
@@ -81,6 +90,7 @@ class FeaturizedMolecule:
     cropped: bool = False
     error: MoleculeError | None = None
     index: int = 0
+    extra_features: NDArray[np.float32] | None = None
 
     def at(self, index: int) -> "FeaturizedMolecule":
         """The same at a position, which its error names too."""
@@ -92,8 +102,23 @@ class FeaturizedMolecule:
         """One unpadded model input for each conformer."""
         if self.features is None:
             return
+        extra = {} if self.extra_features is None else {"extra_features": self.extra_features}
         for conformer in self.conformers:
-            yield {**self.features, "coordinates": conformer.coordinates}
+            yield {**self.features, "coordinates": conformer.coordinates, **extra}
+
+    def with_extra_features(self, names: Sequence[str], given: Mapping[str, Any]) -> "FeaturizedMolecule":
+        """The same with a number for each name; an error where one is missing, not finite, or not asked for."""
+        if self.error is not None or (not names and not given):
+            return self
+        try:
+            values = np.array([float(given[name]) for name in names], dtype=np.float32)
+        except (KeyError, TypeError, ValueError):
+            values = np.array([np.nan], dtype=np.float32)
+        if set(given) - set(names) or not np.isfinite(values).all():
+            asked = f"numbers for {', '.join(names)}" if names else "no extra features"
+            reason = f"the model reads {asked}; given are {dict(given) or 'none'}"
+            return FeaturizedMolecule(error=ExtraFeaturesError(reason, index=self.index), index=self.index)
+        return replace(self, extra_features=values)
 
     def provenance(self) -> list[dict[str, Any]]:
         """One JSON-ready record for each conformer: where it comes from and what was done to the molecule."""
@@ -261,7 +286,8 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
 
         Args:
             encoded_inputs: mappings with the model's input names, or one mapping of lists. Numeric labels (`labels`,
-                `label`, `label_ids`), one number or vector a row, are kept, as float32; other keys are left out.
+                `label`, `label_ids`), `extra_features` and `row_weights`, one number or vector a row, are kept, as
+                float32; other keys are left out.
             padding: True or "longest": to the largest molecule; "max_length": to `max_length` atoms.
             max_length: most atoms; a larger molecule is an error.
             pad_to_multiple_of: round the number of atoms up.
@@ -279,7 +305,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
             name: _pad_arrays([np.asarray(row[name]) for row in rows], width, name in PAIRWISE_INPUT_NAMES)
             for name in MODEL_INPUT_NAMES
         }
-        return BatchFeature({**arrays, **_labels_of(rows)}, tensor_type=return_tensors)
+        return BatchFeature({**arrays, **_optional_of(rows)}, tensor_type=return_tensors)
 
 
 def _rows_of(encoded: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]]:
@@ -303,16 +329,16 @@ def _padded_width(longest: int, padding: bool | str, max_length: int | None, mul
     return -(-width // (multiple or 1)) * (multiple or 1)
 
 
-def _labels_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float32]]:
-    """Labels that the rows bring, one row's beside the other's."""
-    labels = {}
-    for name in LABEL_NAMES:
-        labelled = sum(name in row for row in rows)
-        if 0 < labelled < len(rows):
-            raise UniMol2Error(f"{len(rows) - labelled} of {len(rows)} rows lack {name!r}; use NaN labels")
-        if labelled:
-            labels[name] = np.stack([np.asarray(row[name], dtype=np.float32) for row in rows])
-    return labels
+def _optional_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float32]]:
+    """Labels and what else the rows bring, one row's beside the other's."""
+    found = {}
+    for name in OPTIONAL_NAMES:
+        present = sum(name in row for row in rows)
+        if 0 < present < len(rows):
+            raise UniMol2Error(f"{len(rows) - present} of {len(rows)} rows lack {name!r}; use NaN labels")
+        if present:
+            found[name] = np.stack([np.asarray(row[name], dtype=np.float32) for row in rows])
+    return found
 
 
 def _warn_of_other_versions(saved: Mapping[str, Any]) -> None:

@@ -830,14 +830,14 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
         return like.new_tensor(mean, dtype=torch.float32), like.new_tensor(std, dtype=torch.float32)
 
     def _shaped_labels(self, labels: Tensor, rows: int) -> Tensor:
-        """(B, targets) float32, NaN where missing, which class indices tell by -100."""
+        """(B, targets) float32, NaN where missing; Transformers' -100 is no class either."""
         if labels.ndim == 1:
             labels = labels.unsqueeze(-1)
         count = len(self.config.task)
         if labels.shape != (rows, count):
             raise ValueError(f"labels {tuple(labels.shape)} do not fit {count} targets of {rows} molecules")
-        missing = labels == IGNORE_INDEX if not labels.is_floating_point() else labels.isnan()
-        return labels.float().masked_fill(missing, torch.nan)
+        of_classes = torch.tensor([target["kind"] != REGRESSION for target in self.config.task], device=labels.device)
+        return labels.float().masked_fill((labels == IGNORE_INDEX) & of_classes, torch.nan)
 
     # fmt: off
     @can_return_tuple
@@ -852,7 +852,7 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
 
         Args:
             labels: (B, targets), or (B,) for a single target: values in their own units, 0 or 1, or the index of a
-                class; NaN (of integers -100) where missing.
+                class; NaN (of classes also -100) where missing.
             extra_features: (B, F), the numbers of `config.extra_features`, in their own units.
             row_weights: (B,), multiply the losses of a molecule.
             (others): see `UniMol2Model.forward`.
@@ -915,6 +915,13 @@ def property_loss(outputs: Tensor, labels: Tensor, config: UniMol2Config, row_we
     return losses.sum() / present.sum().clamp(min=1)
 
 
+def predicted_values(logits: Tensor, config: UniMol2Config) -> Tensor:
+    """Of each output (B, num_labels) what a user reads: values of regression targets, probabilities of classes."""
+    blocks = zip(config.task, logits.split(config.target_sizes, dim=-1), strict=True)
+    applied = {REGRESSION: lambda block: block, BINARY: torch.sigmoid, MULTICLASS: lambda block: block.softmax(-1)}
+    return torch.cat([applied[target["kind"]](block) for target, block in blocks], dim=-1)
+
+
 def _element_losses(outputs: Tensor, labels: Tensor, config: UniMol2Config) -> Tensor:
     """(B, targets), all targets of one number at once: there may be hundreds."""
     task, sizes = config.task, config.target_sizes
@@ -961,4 +968,5 @@ __all__ = [
     "UniMol2PreTrainedModel",
     "UniMol2PreTrainingOutput",
     "UniMol2PropertyOutput",
+    "predicted_values",
 ]

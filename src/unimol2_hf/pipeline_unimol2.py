@@ -1,6 +1,6 @@
 """Pipelines: molecules in, embeddings or properties out, the same answer in every batch."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from types import GeneratorType
 from typing import Any, TypeVar
@@ -11,7 +11,9 @@ from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
 from .batching import map_in_batches, max_pairs_for, most_rows
+from .configuration_unimol2 import MULTICLASS
 from .errors import NOT_FINITE, ModelError
+from .modeling_unimol2 import predicted_values
 from .molecules import is_single_molecule, sequence_of_molecules
 from .ops_unimol2 import mean_of_atoms
 from .packed_linear import pack_linear_layers
@@ -83,8 +85,12 @@ class MoleculePipeline(Pipeline):
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
     ) -> Iterator[dict[str, Any]]:
-        featurized = self.feature_extractor.featurize(_iterate(inputs), num_workers=num_workers, **preprocess_params)
+        featurized = self._featurize(_iterate(inputs), num_workers=num_workers, **preprocess_params)
         return self.run_featurized(featurized, batch_size, **forward_params)
+
+    def _featurize(self, inputs: Iterable[Any], **settings: Any) -> Iterator[Any]:
+        featurized: Iterator[Any] = self.feature_extractor.featurize(inputs, **settings)
+        return featurized
 
     def run_featurized(
         self, featurized: Iterable[Any], batch_size: int, **forward_params: Any
@@ -164,7 +170,10 @@ class MoleculePipeline(Pipeline):
         self.model.base_model.compile(dynamic=not static_shapes, mode=mode)
 
     def preprocess(self, input_: Any, **settings: Any) -> Any:
-        return next(iter(self.feature_extractor.featurize(input_, **settings)))
+        featurized = next(iter(self._featurize([input_], **settings)))
+        if featurized.error is not None:
+            featurized.error.index = None  # a molecule given alone has no position
+        return featurized
 
     def postprocess(self, model_outputs: tuple[Any, list[Any]], **parameters: Any) -> dict[str, Any]:
         molecule, outputs = model_outputs
@@ -218,10 +227,15 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
 
 
 class MoleculePropertyPipeline(MoleculePipeline):
-    """Task "molecule-property-prediction": {"predictions": {target: value} or None, "provenance", "error",
+    """Task "molecule-property-prediction": {"predictions": {target: prediction} or None, "provenance", "error",
     "error_code"}.
 
-    Values are in the units of the labels that the model was fine-tuned on. A head that was never trained is refused.
+    A prediction is the value of a regression target, in the units of its labels; the probability of a binary target's
+    positive class; the likeliest class of a multiclass target, with "probabilities": {target: {class: p}} beside. With
+    several conformers values and probabilities are means. A head that was never trained is refused.
+
+    Where the model reads numbers besides the molecule (`config.extra_features`), a molecule comes as {"molecule":
+    molecule, "features": {name: number}}.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -233,14 +247,34 @@ class MoleculePropertyPipeline(MoleculePipeline):
                 "the model has no trained property head: fine-tune it first, or ask for the task molecule-embedding"
             )
 
+    def _featurize(self, inputs: Iterable[Any], **settings: Any) -> Iterator[Any]:
+        pairs = map(_features_and_molecule, inputs)
+        for features, molecule in self.feature_extractor.featurize_pairs(pairs, **settings):
+            yield molecule.with_extra_features(self.model.config.extra_feature_names, features)
+
     def _forward(self, input_tensors: Any) -> dict[str, Any]:
-        return {"rows": list(self.model(**input_tensors).logits.unbind(0))}
+        return {"rows": list(predicted_values(self.model(**input_tensors).logits, self.model.config).unbind(0))}
 
     def _result(self, outputs: list[Tensor], **parameters: Any) -> dict[str, Any]:
+        config = self.model.config
+        has_classes = any(target["kind"] == MULTICLASS for target in config.task)
         if not outputs:
-            return {"predictions": None}
-        values = torch.stack(outputs).mean(0).tolist()
-        return {"predictions": dict(zip(self.model.config.output_names, values, strict=True))}
+            return {"predictions": None, **({"probabilities": None} if has_classes else {})}
+        values = torch.stack(outputs).mean(0).split(config.target_sizes)
+        predictions: dict[str, Any] = {}
+        probabilities: dict[str, dict[str, float]] = {}
+        for target, block in zip(config.task, values, strict=True):
+            name = str(target["name"])
+            if target["kind"] == MULTICLASS:
+                probabilities[name] = dict(zip(map(str, target["classes"]), block.tolist(), strict=True))
+            predictions[name] = str(target["classes"][int(block.argmax())]) if name in probabilities else float(block)
+        return {"predictions": predictions, **({"probabilities": probabilities} if has_classes else {})}
+
+
+def _features_and_molecule(item: Any) -> tuple[Mapping[str, Any], Any]:
+    if isinstance(item, Mapping) and "molecule" in item:
+        return item.get("features") or {}, item["molecule"]
+    return {}, item
 
 
 def _windows(pairs: Iterable[tuple[Context, Any]], conformers: int) -> Iterator[list[tuple[Context, Any]]]:
