@@ -22,7 +22,7 @@ from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain
 from unimol2_hf.pretraining.settings import PretrainSettings
 from unimol2_hf.pretraining.stream import Share
-from unimol2_hf.pretraining.trainer import last_complete_checkpoint
+from unimol2_hf.training.checkpoints import last_complete_checkpoint
 
 pytestmark = pytest.mark.numerical
 

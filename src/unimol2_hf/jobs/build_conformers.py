@@ -27,6 +27,7 @@ from ..data.atomic_files import SETTINGS_FILE, write_json_whole, write_settings
 from ..data.descriptors import descriptor_names, rdkit_descriptors
 from ..data.molecule_files import MoleculeRow, kept_widths, read_molecules
 from ..data.number_columns import as_stored, number_field
+from ..data.output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
 from ..data.scaffolds import murcko_scaffold
 from ..data.shards import (
     CONFORMERS,
@@ -45,7 +46,6 @@ from ..errors import (
 )
 from ..molecules import canonical_order, molecule_of, remove_hydrogens
 from ..worker_pool import map_in_order, worker_count
-from .output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
 from .settings import BuildSettings
 
 RDKIT_DESCRIPTORS = "rdkit_descriptors"
@@ -117,7 +117,8 @@ def build_conformers(source: Path, output_dir: Path, settings: BuildSettings, co
             "conformers": conformer_versions(),
             "settings": settings.of_output(),
         }
-        start_or_continue(output_dir, shards, job, {"source": str(source.resolve())}, _todays_settings)
+        about = {"source": str(source.resolve())}
+        start_or_continue(output_dir, job, bool(finished_shards(shards)), about, _todays_settings)
         write_settings(output_dir / SETTINGS_FILE, settings)
         _build_missing_shards(source, shards, settings, schema, console)
         return _finish(output_dir, console)

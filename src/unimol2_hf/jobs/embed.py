@@ -24,6 +24,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from ..conformers import conformer_versions
 from ..data.atomic_files import SETTINGS_FILE, write_json_whole, write_settings
 from ..data.molecule_files import MoleculeRow, read_molecules
+from ..data.output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
 from ..data.shards import (
     CONFORMER_SCHEMA,
     CONFORMERS,
@@ -41,7 +42,6 @@ from ..molecules import canonical_order, remove_hydrogens
 from ..packed_linear import LARGEST_PACKED_MODEL
 from ..pipeline_unimol2 import MoleculeEmbeddingPipeline
 from ..worker_pool import worker_count
-from .output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
 from .settings import EmbedSettings
 
 EMBEDDINGS = "embeddings"
@@ -95,7 +95,8 @@ def start_or_continue_embedding(embedder: "LibraryEmbedder", source: Path, outpu
         "settings": embedder.settings.of_output(),
     }
     about = {"source": str(source.resolve()), "model": embedder.settings.model, "torch": torch.__version__}
-    start_or_continue(output_dir, embedder.embeddings_dir, job, about, _todays_settings)
+    holds_output = bool(finished_shards(embedder.embeddings_dir))
+    start_or_continue(output_dir, job, holds_output, about, _todays_settings)
     write_settings(output_dir / SETTINGS_FILE, embedder.settings)
 
 

@@ -20,13 +20,13 @@ from rich.progress import Progress
 
 from ..conformers import ConformerProvenance
 from ..data.molecule_files import MoleculeRow, read_molecules, stored_error
+from ..data.output_folder import locked_output
 from ..data.shards import PROVENANCE, finished_shards, shard_path, whole_or_absent
 from ..errors import MoleculeError, SettingsError
 from ..models.loading import load_feature_extractor
 from ..molecules import Molecule
 from .embed import EmbedSummary, LibraryEmbedder, featurize_rows, finish, start_or_continue_embedding
 from .memory import keep_freed_memory
-from .output_folder import locked_output
 from .settings import EmbedSettings, RaySettings
 
 STAGED = "staged"

@@ -22,19 +22,21 @@ from ..errors import LibraryError, ModelError, OutputFolderError, SettingsError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2ForPreTraining
 from ..models.loading import load_config, load_model
+from ..training.checkpoints import (
+    MarkComplete,
+    last_complete_checkpoint,
+    remove_incomplete_checkpoints,
+    step_of,
+)
 from .collator import DRAW, DataCollatorForUniMol2Pretraining
 from .graph_targets import TargetScale, scale_of_library
 from .plan import SamplingPlan
 from .settings import PretrainSettings
 from .stream import PretrainingStream, Share
 from .trainer import (
-    MarkComplete,
     UniMol2PretrainingTrainer,
     WeightAverage,
     held_out_rows,
-    last_complete_checkpoint,
-    remove_incomplete_checkpoints,
-    step_of,
 )
 
 CHECKPOINTS, MODEL, LOG_FILE = "checkpoints", "model", "log_history.json"

@@ -1,8 +1,6 @@
 """The Hugging Face `Trainer` for pretraining: steps of micro-batches, losses apart, exact resume, averaged weights."""
 
-import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..configuration_unimol2 import UniMol2Config
 from ..errors import ModelError
+from ..training.checkpoints import checkpoint_of
 from ..training.micro_batches import backward_in_parts
 from .losses import (
     Batch,
@@ -32,7 +30,6 @@ from .losses import (
 from .stream import PretrainingStream
 
 EMA_FILE = "ema.safetensors"
-COMPLETE_FILE = "complete.json"
 
 
 class UniMol2PretrainingTrainer(Trainer):
@@ -172,39 +169,10 @@ class WeightAverage(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             tensors = {name: tensor.contiguous() for name, tensor in self.average.state_dict().items()}
-            save_file(tensors, _checkpoint(args, state) / EMA_FILE)
+            save_file(tensors, checkpoint_of(args, state) / EMA_FILE)
 
     def load(self, checkpoint: Path) -> None:
         self.average.load_state_dict(load_file(checkpoint / EMA_FILE))
-
-
-class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once everything of it is written; one that a kill cut short is not gone on from."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            (_checkpoint(args, state) / COMPLETE_FILE).write_text(json.dumps({"step": state.global_step}) + "\n")
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; None if there is none."""
-    found = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE_FILE}")]
-    return max(found, key=step_of, default=None)
-
-
-def remove_incomplete_checkpoints(folder: Path) -> None:
-    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if not (path / COMPLETE_FILE).exists():
-            shutil.rmtree(path)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The optimiser update after which a checkpoint was saved."""
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def held_out_rows(count: int, wanted: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -9,10 +9,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..data.atomic_files import make_output_folder, write_json_whole
-from ..data.molecule_files import files_of
-from ..data.shards import finished_shards
 from ..errors import OutputFolderError
+from .atomic_files import make_output_folder, write_json_whole
+from .molecule_files import files_of
 
 JOB_FILE, SUMMARY_FILE, LOCK_FILE = "job.json", "summary.json", ".lock"
 # 1 was version 0.1's.
@@ -43,8 +42,8 @@ def locked_output(output_dir: Path) -> Iterator[None]:
 
 def start_or_continue(
     output_dir: Path,
-    shards_dir: Path,
     job: Mapping[str, Any],
+    holds_output: bool,
     about: Mapping[str, Any] | None = None,
     updated: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> None:
@@ -52,6 +51,7 @@ def start_or_continue(
 
     Args:
         job: `settings`, and fingerprints of whatever else decides the output.
+        holds_output: whether there is some already, though nothing says whose.
         about: what a reader wants to know besides.
         updated: settings that were recorded by an earlier version to today's.
     """
@@ -75,8 +75,8 @@ def start_or_continue(
                 "choose another folder or delete it"
             )
         return
-    if finished_shards(shards_dir):
-        raise OutputFolderError(f"{output_dir} holds shards of an unknown job; choose another folder or delete it")
+    if holds_output:
+        raise OutputFolderError(f"{output_dir} holds output of an unknown job; choose another folder or delete it")
     write_json_whole(path, {"format": JOB_FORMAT, "job": job, "about": dict(about or {})})
 
 
