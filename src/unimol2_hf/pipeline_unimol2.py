@@ -13,6 +13,7 @@ from transformers.pipelines.base import Pipeline
 from .batching import map_in_batches, max_pairs_for, most_rows
 from .configuration_unimol2 import MULTICLASS
 from .errors import NOT_FINITE, ModelError
+from .fingerprints import load_fingerprints, morgan_bits, nearest_similarity  # noqa: F401
 from .modeling_unimol2 import predicted_values
 from .molecules import is_single_molecule, sequence_of_molecules
 from .ops_unimol2 import mean_of_atoms

@@ -30,6 +30,7 @@ from unimol2_hf import (
 )
 from unimol2_hf.data.molecule_files import read_molecules
 from unimol2_hf.errors import MoleculeTooLargeError
+from unimol2_hf.fingerprints import FINGERPRINTS_FILE, load_fingerprints
 from unimol2_hf.hub.convert import config_from_weights
 from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.settings import EmbedSettings
@@ -93,6 +94,11 @@ def random_head(folder: Path) -> Any:
     UniMol2ForPropertyRegression(UniMol2Config(**SIZES)).save_pretrained(folder)  # type: ignore[arg-type]
     UniMol2FeatureExtractor().save_pretrained(folder)
     return pipeline("molecule-property-prediction", str(folder))
+
+
+def damaged_fingerprints(folder: Path) -> Any:
+    (folder / FINGERPRINTS_FILE).write_bytes(b"x" * 100)
+    return load_fingerprints(folder)
 
 
 def layers(*numbers: int) -> dict[str, torch.Tensor]:
@@ -198,6 +204,7 @@ ROWS: list[tuple[str, Call, Any, str]] = [
     ("an adapted model", adapted, ModelError, "merge_and_unload"),
     ("names in a list", lambda _: UniMol2Config(id2label=["a"]), (ValueError, StrictDataclassError), "id2label"),  # type: ignore[list-item]
     ("a table of two dimensions", lambda _: EXTRACTOR()(np.array([["C"]])), ValueError, "give one column"),
+    ("damaged fingerprints", damaged_fingerprints, ModelError, "fit the model again"),
 ]
 # fmt: on
 
