@@ -28,6 +28,7 @@ _EXPORTS = {
     "SettingsError": "errors",
     "OutputFolderError": "errors",
     "LibraryError": "errors",
+    "MetricsError": "errors",
     "MoleculeError": "errors",
     "MoleculeTooLargeError": "errors",
     "MoleculeTypeError": "errors",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from .errors import DuplicateMoleculeError as DuplicateMoleculeError
     from .errors import EmptyMoleculeError as EmptyMoleculeError
     from .errors import LibraryError as LibraryError
+    from .errors import MetricsError as MetricsError
     from .errors import ModelError as ModelError
     from .errors import MoleculeError as MoleculeError
     from .errors import MoleculeTooLargeError as MoleculeTooLargeError

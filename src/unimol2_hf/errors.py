@@ -38,6 +38,12 @@ class TableError(UniMol2Error):
     code = "table"
 
 
+class MetricsError(UniMol2Error):
+    """Predictions or labels that metrics cannot be computed from."""
+
+    code = "metrics"
+
+
 class LibraryError(UniMol2Error):
     """A folder or data set that is no library of conformers, or lacks what was asked of it."""
 

@@ -16,7 +16,6 @@ from unimol2_hf.data.tables import read_table
 from unimol2_hf.finetuning.dataset import FeaturizedDataset
 from unimol2_hf.models.loading import TASK_HEAD, load_model
 from unimol2_hf.targets.labels import read_labelled_table
-from unimol2_hf.targets.metrics import MolecularRegression, metrics_by_target, regression_metrics
 
 pytestmark = pytest.mark.numerical
 
@@ -362,32 +361,6 @@ class TestRefusedRuns:
             "finetune", data, "--targets", "y", "--output-dir", tmp_path / "o", "--split-method", "random", code=2
         )
         assert "subtract the offset" in " ".join(output.split())
-
-
-class TestMetrics:
-    def test_known_values(self) -> None:
-        metrics = regression_metrics(np.array([1.0, 2.0, 6.0, 9.0]), np.array([1.0, 4.0, 5.0, np.nan]), 3.0)
-        assert metrics["count"] == 3
-        assert metrics["mae"] == pytest.approx(1.0)
-        assert metrics["rmse"] == pytest.approx((5 / 3) ** 0.5)
-        assert metrics["r2"] == pytest.approx(1 - 5 / (26 / 3))
-        assert metrics["baseline_mae"] == pytest.approx(5 / 3)
-
-    def test_as_an_evaluate_metric(self) -> None:
-        metric = MolecularRegression(keep_in_memory=True)
-        computed = metric.compute(predictions=[1.0, 2.0], references=[2.0, 4.0], training_mean=0.0)
-        assert computed["mae"] == pytest.approx(1.5)
-        assert computed["baseline_mae"] == pytest.approx(3.0)
-
-    def test_nothing_to_compare(self) -> None:
-        assert regression_metrics(np.array([1.0]), np.array([np.nan]), 0.0)["mae"] is None
-        assert regression_metrics(np.array([1.0]), np.array([2.0]))["r2"] is None
-
-    def test_by_target(self) -> None:
-        predictions, references = np.array([[1.0, 5.0], [2.0, 6.0]]), np.array([[1.0, np.nan], [2.0, 7.0]])
-        metrics = metrics_by_target(predictions, references, ["a", "b"], [0.0, 0.0])
-        assert metrics["a"]["mae"] == 0
-        assert (metrics["b"]["mae"], metrics["b"]["count"]) == (1.0, 1)
 
 
 class TestDataset:

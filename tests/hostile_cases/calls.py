@@ -29,11 +29,12 @@ from unimol2_hf import (
     export_with_code,
 )
 from unimol2_hf.data.molecule_files import read_molecules
-from unimol2_hf.errors import MoleculeTooLargeError
+from unimol2_hf.errors import MetricsError, MoleculeTooLargeError
 from unimol2_hf.fingerprints import FINGERPRINTS_FILE, load_fingerprints
 from unimol2_hf.hub.convert import config_from_weights
 from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.settings import EmbedSettings
+from unimol2_hf.targets.metrics import binary_metrics, regression_metrics
 
 SIZES = {
     "hidden_size": 32,
@@ -205,6 +206,9 @@ ROWS: list[tuple[str, Call, Any, str]] = [
     ("names in a list", lambda _: UniMol2Config(id2label=["a"]), (ValueError, StrictDataclassError), "id2label"),  # type: ignore[list-item]
     ("a table of two dimensions", lambda _: EXTRACTOR()(np.array([["C"]])), ValueError, "give one column"),
     ("damaged fingerprints", damaged_fingerprints, ModelError, "fit the model again"),
+    ("logits for probabilities", lambda _: binary_metrics(np.array([-2.0]), np.ones(1)), MetricsError, "no logits"),
+    ("a label of no class", lambda _: binary_metrics(np.ones(1), np.array([2.0])), MetricsError, "2.0 is no class"),
+    ("an infinite prediction", lambda _: regression_metrics(np.array([np.inf]), np.ones(1)), MetricsError, "inf is no"),
 ]
 # fmt: on
 

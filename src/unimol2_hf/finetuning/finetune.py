@@ -268,9 +268,9 @@ def predict_rows(model: UniMol2ForPropertyRegression, prepared: PreparedTable, b
 def evaluate(prepared: PreparedTable, predictions: FloatArray) -> dict[str, Any]:
     """Metrics of the validation and the test part, and the counts of rows."""
     table, molecules = prepared.table, prepared.molecules
-    means = [target["mean"] for target in prepared.targets]
+    training = table.labels[table.rows_of(TRAIN)]
     metrics = {
-        part: metrics_by_target(predictions[rows], table.labels[rows], table.targets, means)
+        part: metrics_by_target(predictions[rows], table.labels[rows], prepared.targets, training)
         for part, rows in ((part, table.rows_of(part)) for part in (VALID, TEST))
     }
     failed = [molecule for molecule in molecules if molecule.error is not None]
