@@ -239,11 +239,13 @@ class MoleculePropertyPipeline(MoleculePipeline):
     molecule, "features": {name: number}}.
     """
 
+    _refuses_untrained = True
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         head = getattr(self.model, "classifier", None)
         # A new head's bias is exactly zero; one step of training, and it is not.
-        if head is None or not bool(head.out_proj.bias.any()):
+        if self._refuses_untrained and (head is None or not bool(head.out_proj.bias.any())):
             raise ModelError(
                 "the model has no trained property head: fine-tune it first, or ask for the task molecule-embedding"
             )

@@ -74,10 +74,13 @@ def finetune(
     settings: Annotated[FinetuneSettings, FLAT],
     overrides: Overrides = FeaturizerOverrides(),
 ) -> None:
-    """Fine-tune on a table and report MAE, RMSE and R2 on a held-out part beside the predict-the-mean baseline."""
+    """Fine-tune on a table and report on a held-out part, beside what the training labels alone would predict."""
     from ..finetuning.finetune import finetune as run
 
-    settings = replace(with_featurizer(settings, overrides), targets=names_in(settings.targets))
+    listed: dict[str, Any] = {
+        name: names_in(getattr(settings, name)) for name in ("targets", "tasks", "feature_columns")
+    }
+    settings = replace(with_featurizer(settings, overrides), **listed)
     run(data, output_dir, settings, Console())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import OutputFolderError
+from ..errors import OutputFolderError, TableError
 from .atomic_files import make_output_folder, write_json_whole
 from .molecule_files import files_of
 
@@ -92,6 +92,8 @@ def _differences(recorded: Mapping[str, Any], job: Mapping[str, Any]) -> Iterato
 
 def fingerprint_of_source(source: Path) -> list[list[Any]]:
     """Size and the hash of the first MiB of each file: the same library, wherever it lies."""
+    if not source.exists():
+        raise TableError(f"{source} does not exist")
     prints: list[list[Any]] = []
     for path in files_of(source):
         with path.open("rb") as file:

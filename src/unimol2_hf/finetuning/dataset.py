@@ -1,6 +1,7 @@
 """Featurised molecules as a dataset for the Trainer, and their progress bar."""
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,23 @@ from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtra
 
 
 class FeaturizedDataset(Dataset[dict[str, Any]]):
-    """Unpadded model inputs with labels (n, targets).
+    """Unpadded model inputs with labels (n, targets) and, if given, weights (n,).
 
-    A molecule with several conformers gives a random one at each access in training (the reference's practice; the
-    draw follows torch's seed), and its first one otherwise.
+    A molecule with several conformers gives a random one at each access (the reference's practice; the draw follows
+    torch's seed).
     """
 
     def __init__(
-        self, molecules: Sequence[FeaturizedMolecule], labels: NDArray[np.floating[Any]], random_conformers: bool
+        self,
+        molecules: Sequence[FeaturizedMolecule],
+        labels: NDArray[np.floating[Any]],
+        row_weights: NDArray[np.floating[Any]] | None = None,
     ) -> None:
         if len(molecules) != len(labels):
             raise ValueError(f"{len(molecules)} molecules but {len(labels)} rows of labels")
         self.molecules = molecules
         self.labels = labels.astype(np.float32)
-        self.random_conformers = random_conformers
+        self.row_weights = row_weights
 
     def __len__(self) -> int:
         return len(self.molecules)
@@ -40,9 +44,10 @@ class FeaturizedDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         molecule = self.molecules[index]
         count = len(molecule.conformers)
-        chosen = int(torch.randint(count, ())) if self.random_conformers and count > 1 else 0
-        coordinates = molecule.conformers[chosen].coordinates
-        return {**(molecule.features or {}), "coordinates": coordinates, "labels": self.labels[index]}
+        chosen = int(torch.randint(count, ())) if count > 1 else 0
+        row = next(islice(molecule.model_inputs(), chosen, None))
+        weights = {} if self.row_weights is None else {"row_weights": self.row_weights[index]}
+        return {**row, "labels": self.labels[index], **weights}
 
 
 def featurize_with_progress(

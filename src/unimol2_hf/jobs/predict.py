@@ -13,7 +13,7 @@ from ..errors import OutputFolderError, TableError
 from ..modeling_unimol2 import UniMol2ForPropertyPrediction
 from ..models.loading import load_feature_extractor, load_model
 from ..pipeline_unimol2 import MoleculePropertyPipeline
-from ..targets.labels import PREDICTED
+from ..targets.predictions import PREDICTED
 from ..worker_pool import worker_count
 from .settings import PredictSettings
 

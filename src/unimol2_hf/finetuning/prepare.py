@@ -1,0 +1,153 @@
+"""From a table to what is trained on: labels, split, molecules, and the scale of all numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+
+from ..configuration_unimol2 import REGRESSION
+from ..data.splits import TEST, TRAIN, UNUSED, VALID
+from ..errors import TableError
+from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
+from ..models.loading import load_feature_extractor
+from ..targets.kinds import describe_target, kinds_in
+from ..targets.labels import LabelledTable, check_parts, read_labelled_table
+from ..worker_pool import worker_count
+from .dataset import FeaturizedDataset, featurize_with_progress
+from .settings import FinetuneSettings
+
+Scales = list[dict[str, Any]]
+
+SMALLEST_RELATIVE_STD = 1e-4
+_SHOWN_TARGETS = 6
+
+
+@dataclass(frozen=True)
+class PreparedTable:
+    """A table ready to train on.
+
+    Attributes:
+        table: labels and split; molecules that failed are unused.
+        molecules: featurised, one for each row.
+        extractor: that made them, and goes into the model's folder.
+        targets: as `UniMol2Config.targets`, scaled by the training part.
+        extra_features: as `UniMol2Config.extra_features`, likewise.
+    """
+
+    table: LabelledTable
+    molecules: list[FeaturizedMolecule]
+    extractor: UniMol2FeatureExtractor
+    targets: Scales
+    extra_features: Scales
+
+    def training_data(self) -> FeaturizedDataset:
+        """The training part; of several conformers one is drawn anew each time."""
+        rows = self.table.rows_of(TRAIN)
+        weights = self.table.row_weights
+        if weights is not None:
+            # The rate means the same whatever the unit of the weights.
+            weights = weights[rows] / weights[rows].mean()
+        return FeaturizedDataset([self.molecules[row] for row in rows], self.table.labels[rows], weights)
+
+
+def prepare(data: Path, settings: FinetuneSettings, console: Console) -> PreparedTable:
+    """Read, split and featurise a table.
+
+    Raises:
+        TableError: the table cannot be used (see `read_labelled_table`), or every molecule of a part failed.
+    """
+    table = read_labelled_table(
+        data,
+        settings.smiles_column,
+        settings.targets,
+        settings.split_column,
+        settings.split_method,
+        settings.seed,
+        kinds_in(settings.tasks),
+        settings.feature_columns,
+        settings.weight_column,
+    )
+    tell_targets(table, console)
+    if settings.scale is not None:
+        extractor = UniMol2FeatureExtractor(**settings.featurizer)
+    else:
+        extractor = load_feature_extractor(settings.model, optional=True, **settings.featurizer)
+    workers = worker_count(settings.num_workers)
+    featurized = featurize_with_progress(extractor, table.smiles, len(table.smiles), workers, console)
+    molecules = [_with_extra_features(table, row, molecule) for row, molecule in enumerate(featurized)]
+    _exclude_failed(table, molecules)
+    balanced = settings.class_weights == "balanced"
+    return PreparedTable(table, molecules, extractor, scaled_targets(table, balanced), scaled_features(table))
+
+
+def tell_targets(table: LabelledTable, console: Console) -> None:
+    """What each target was taken for, and labels that were none."""
+    told = [describe_target(target) for target in table.targets[:_SHOWN_TARGETS]]
+    more = len(table.targets) - len(told)
+    console.print(escape("; ".join(told) + (f"; and {more} more" if more else "")), highlight=False)
+    for name, texts in table.left_out.items():
+        row, text = next(iter(texts.items()))
+        count = int((~np.isnan(table.labels[:, table.target_names.index(name)])).sum()) + len(texts)
+        console.print(
+            escape(f"{len(texts)} of {count} labels of {name} are no numbers, e.g. {text!r} in row {row}: left out"),
+            highlight=False,
+        )
+
+
+def _with_extra_features(table: LabelledTable, row: int, molecule: FeaturizedMolecule) -> FeaturizedMolecule:
+    given = {name: values[row] for name, values in table.extra_features.items()}
+    # A row without one is not used, which its note says; its molecule is none that failed.
+    if not given or not np.isfinite(list(given.values())).all():
+        return molecule
+    return molecule.with_extra_features(list(given), given)
+
+
+def _exclude_failed(table: LabelledTable, molecules: list[FeaturizedMolecule]) -> None:
+    """A molecule without features leaves its split; the row report keeps it."""
+    failed = np.array([molecule.error is not None for molecule in molecules])
+    table.split[failed] = UNUSED
+    for part in (TRAIN, VALID, TEST):
+        if failed.any() and not len(table.rows_of(part)):
+            reasons = sorted({str(molecule.error.reason) for molecule in molecules if molecule.error is not None})
+            raise TableError(f"no usable molecule is left in the {part} part; failures: {'; '.join(reasons[:3])}")
+
+
+def scaled_targets(table: LabelledTable, balanced: bool = False) -> Scales:
+    """The targets with mean and standard deviation, or weights of classes, of their training labels.
+
+    Raises:
+        TableError: a part of the split is empty, or a target hardly varies.
+    """
+    check_parts(table)
+    labels = table.labels[table.rows_of(TRAIN)]
+    return [_scaled_target(target, labels[:, index], balanced) for index, target in enumerate(table.targets)]
+
+
+def _scaled_target(target: dict[str, Any], labels: NDArray[np.float64], balanced: bool) -> dict[str, Any]:
+    if target["kind"] == REGRESSION:
+        return {**target, **_scale(labels, f"target {target['name']}")}
+    if not balanced:
+        return target
+    present = labels[~np.isnan(labels)].astype(int)
+    counts = np.bincount(present, minlength=len(target["classes"])).clip(min=1)
+    return {**target, "class_weights": (len(present) / (len(counts) * counts)).tolist()}
+
+
+def scaled_features(table: LabelledTable) -> Scales:
+    """The extra features with mean and standard deviation over the training part."""
+    rows = table.rows_of(TRAIN)
+    return [{"name": name, **_scale(values[rows], f"column {name}")} for name, values in table.extra_features.items()]
+
+
+def _scale(values: NDArray[np.float64], what: str) -> dict[str, float]:
+    mean, std = float(np.nanmean(values)), float(np.nanstd(values))
+    if std <= SMALLEST_RELATIVE_STD * abs(mean):
+        raise TableError(
+            f"{what} varies by {std:.3g} around {mean:.6g}: too little for single precision; subtract the offset, or "
+            "leave the column out where it is constant"
+        )
+    return {"mean": mean, "std": std}

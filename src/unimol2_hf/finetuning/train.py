@@ -1,0 +1,184 @@
+"""Training of a property model by the Hugging Face Trainer: the best epoch kept, gone on with after a kill."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from ..batching import max_pairs_for
+from ..configuration_unimol2 import UniMol2Config
+from ..data.splits import VALID
+from ..errors import ModelError
+from ..feature_extraction_unimol2 import FeaturizedMolecule
+from ..modeling_unimol2 import (
+    UniMol2ForPropertyClassification,
+    UniMol2ForPropertyPrediction,
+    UniMol2ForPropertyRegression,
+)
+from ..models.loading import TASK_HEAD, load_config, load_model
+from ..pipeline_unimol2 import MoleculePropertyPipeline
+from ..targets.metrics import validation_score
+from ..targets.predictions import output_values
+from ..training.checkpoints import MarkComplete, last_complete_checkpoint, remove_incomplete_checkpoints
+from ..training.collator import DataCollatorForUniMol2
+from ..training.trainer import UniMol2Trainer
+from .prepare import PreparedTable
+from .settings import FinetuneSettings
+
+FloatArray = NDArray[np.float64]
+
+CHECKPOINTS = "checkpoints"
+SCORE = "eval_score"
+_MODEL_CLASSES: dict[Any, type[UniMol2ForPropertyPrediction]] = {
+    "regression": UniMol2ForPropertyRegression,
+    "single_label_classification": UniMol2ForPropertyClassification,
+    "multi_label_classification": UniMol2ForPropertyClassification,
+}
+
+
+class PropertyTrainer(UniMol2Trainer):
+    """Evaluates as the finished model predicts: each molecule's mean over its conformers."""
+
+    def __init__(self, *args: Any, prepared: PreparedTable, **kwargs: Any) -> None:
+        # Where evaluation is asked for, the Trainer wants to see something to evaluate on.
+        super().__init__(*args, train_dataset=prepared.training_data(), eval_dataset=[], **kwargs)
+        self.control: TrainerControl
+        rows = prepared.table.rows_of(VALID)
+        self._prepared, self._labels = prepared, prepared.table.labels[rows]
+        self._molecules = [prepared.molecules[row] for row in rows]
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """`score` (see `validation_score`) and the MAE of regression targets on the validation part."""
+        model = self.accelerator.unwrap_model(self.model)
+        predictions = predict_molecules(model, self._prepared, self._molecules, self.args.per_device_eval_batch_size)
+        targets = self._prepared.targets
+        metrics = {f"{metric_key_prefix}_score": math.nan}
+        if np.isfinite(predictions).all():
+            metrics[f"{metric_key_prefix}_score"] = validation_score(predictions, self._labels, targets)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def train(prepared: PreparedTable, settings: FinetuneSettings, output_dir: Path) -> UniMol2Trainer:
+    """Train from the last whole checkpoint, keep the best epoch, and save model and featurizer."""
+    model = make_model(settings, prepared)
+    args = training_arguments(settings, output_dir)
+    callbacks: list[TrainerCallback] = [StopWhenDiverged(), MarkComplete()]
+    if settings.patience:
+        callbacks.append(EarlyStoppingCallback(settings.patience))
+    remove_incomplete_checkpoints(Path(args.output_dir))
+    trainer = PropertyTrainer(
+        model=model,
+        # The run's device: the model is moved there later.
+        max_pairs_at_once=max_pairs_for(args.device.type, model.config.pair_hidden_size),
+        args=args,
+        data_collator=DataCollatorForUniMol2(prepared.extractor),
+        processing_class=prepared.extractor,
+        callbacks=callbacks,
+        prepared=prepared,
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = last_complete_checkpoint(Path(args.output_dir))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.save_model(str(output_dir))
+    # A pickle of the Trainer's; settings.json says what it says.
+    (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    return trainer
+
+
+class StopWhenDiverged(TrainerCallback):
+    """Raises `ModelError` at the first validation score that is not finite; the Trainer itself would train on."""
+
+    def on_evaluate(self, *args: Any, metrics: dict[str, float] | None = None, **kwargs: Any) -> None:
+        score, state = (metrics or {}).get(SCORE, 0.0), args[1]
+        if not math.isfinite(score):
+            raise ModelError(
+                f"training diverged in epoch {state.epoch:.0f}: validation score {score}; lower the learning rate"
+            )
+
+
+def load_start_config(settings: FinetuneSettings) -> UniMol2Config:
+    """The config that the run begins with: of a scale, or of a pretrained model, with the run's changes.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    changes: dict[str, Any] = {"loss_function": settings.loss}
+    if settings.pooling is not None:
+        changes["classifier_pooling"] = settings.pooling
+    if settings.scale is not None:
+        return UniMol2Config.from_scale(settings.scale, **changes)
+    return load_config(settings.model, **changes)
+
+
+def make_model(settings: FinetuneSettings, prepared: PreparedTable) -> UniMol2ForPropertyPrediction:
+    """A model for the targets: from scratch for a scale name, else from pretrained weights with a new task head."""
+    config = load_start_config(settings)
+    config.set_targets(prepared.targets)
+    config.extra_features = prepared.extra_features or None
+    model_class = _MODEL_CLASSES.get(config.problem_type, UniMol2ForPropertyPrediction)
+    if settings.scale is not None:
+        return model_class(config)
+    return load_model(model_class, settings.model, config, begins_anew=(TASK_HEAD,))
+
+
+def training_arguments(settings: FinetuneSettings, output_dir: Path) -> TrainingArguments:
+    """The reference's fine-tuning recipe: Adam(0.9, 0.99, 1e-6), clip 1, linear decay, the best epoch kept."""
+    half = settings.precision == "bfloat16"
+    return TrainingArguments(
+        output_dir=str(output_dir / CHECKPOINTS),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type="linear",
+        weight_decay=settings.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=0.99,
+        adam_epsilon=1e-6,
+        max_grad_norm=1.0,
+        bf16=half,
+        # The Trainer wants to be told; in float32 it finds whatever accelerator there is.
+        use_cpu=half and not torch.cuda.is_available(),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=SCORE,
+        greater_is_better=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=settings.report_to,
+        disable_tqdm=True,
+        seed=settings.seed,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )
+
+
+class _DuringTraining(MoleculePropertyPipeline):
+    """After a first epoch of warm-up a head may be as new."""
+
+    _refuses_untrained = False
+
+
+def predict_molecules(
+    model: Any, prepared: PreparedTable, molecules: list[FeaturizedMolecule], batch_size: int
+) -> FloatArray:
+    """(n, outputs) values and probabilities, mean over conformers; NaN for failed molecules."""
+    training = model.training
+    pipeline = _DuringTraining(model=model.eval(), feature_extractor=prepared.extractor, device=model.device)
+    results = pipeline.run_featurized(molecules, batch_size)
+    values = np.array([output_values(result, model.config) for result in results], dtype=np.float64)
+    model.train(training)
+    return values.reshape(len(molecules), model.config.num_labels)
