@@ -10,13 +10,16 @@ import pandas as pd
 import pytest
 from command_line import run_command
 from rdkit.Chem.Scaffolds import MurckoScaffold
+from transformers import pipeline
 
 from unimol2_hf import ModelError, TableError, UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPropertyRegression
+from unimol2_hf.data import output_folder
 from unimol2_hf.data.splits import make_split
 from unimol2_hf.data.tables import read_table
 from unimol2_hf.finetuning.dataset import FeaturizedDataset
 from unimol2_hf.models.loading import TASK_HEAD, load_model
 from unimol2_hf.targets.labels import read_labelled_table
+from unimol2_hf.training.checkpoints import MarkComplete
 
 pytestmark = pytest.mark.numerical
 
@@ -361,6 +364,140 @@ class TestRefusedRuns:
             "finetune", data, "--targets", "y", "--output-dir", tmp_path / "o", "--split-method", "random", code=2
         )
         assert "subtract the offset" in " ".join(output.split())
+
+
+class TestEveryKind:
+    """A number, two values and classes in one table; extra numbers, weights, missing labels."""
+
+    @pytest.fixture(scope="class")
+    def mixed(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+        folder = tmp_path_factory.mktemp("mixed")
+        table = pd.read_csv(DRUGS).head(60)
+        data = write(
+            folder / "data.csv",
+            smiles=table["smiles"],
+            logp=table["crippen_logp"],
+            toxic=["active" if value > 2 else "inactive" for value in table["crippen_logp"]],
+            size=[("small", "medium", "large")[min(2, len(text) // 25)] for text in table["smiles"]],
+            ph=[7.0 + row % 3 for row in range(60)],
+            weight=[1.0 + row % 2 for row in range(60)],
+            split=[SPLIT_CYCLE[row % 10] for row in range(60)],
+        )
+        table = pd.read_csv(data)
+        table.loc[table.index % 7 == 1, "toxic"] = None
+        table.loc[5, "ph"] = None
+        table.to_csv(data, index=False)
+        output = run(
+            "finetune", data, "--targets", "logp,toxic,size", "--split-column", "split", "--feature-columns", "ph",
+            "--weight-column", "weight", "--class-weights", "balanced", "--output-dir", folder / "out", "--scale",
+            "micro", "--epochs", 2, "--batch-size", 16, "--num-workers", 2, "--num-conformers", 2,
+        )  # fmt: skip
+        return data, folder / "out", output
+
+    def test_the_guess_is_told(self, mixed: tuple[Path, Path, str]) -> None:
+        told = " ".join(mixed[2].split())
+        assert "logp: regression; toxic: binary, positive is active (not inactive); size: 3 classes" in told
+
+    def test_the_config_says_the_task(self, mixed: tuple[Path, Path, str]) -> None:
+        config = UniMol2Config.from_pretrained(mixed[1])
+        assert [target["kind"] for target in config.targets] == ["regression", "binary", "multiclass"]
+        assert config.targets[2]["classes"] == ["large", "medium", "small"]
+        assert len(config.targets[2]["class_weights"]) == 3
+        assert config.extra_feature_names == ["ph"]
+        assert config.architectures == ["UniMol2ForPropertyPrediction"]
+        assert config.problem_type is None
+
+    def test_every_row_has_its_prediction(self, mixed: tuple[Path, Path, str]) -> None:
+        rows, table = pd.read_csv(mixed[1] / "rows.csv"), pd.read_csv(mixed[0])
+        assert (rows["size"] == table["size"]).all()
+        assert rows["toxic"].isna().tolist() == table["toxic"].isna().tolist()
+        assert rows.loc[5, "error_code"] == "extra_features"
+        assert rows["split"].isna().tolist() == [row == 5 for row in range(60)]
+        sizes = rows[[f"predicted_size_{name}" for name in ("large", "medium", "small")]].drop(index=5)
+        np.testing.assert_allclose(sizes.sum(axis=1), 1.0, rtol=1e-5)
+        assert rows["predicted_toxic"].drop(index=5).between(0, 1).all()
+        assert (sizes.idxmax(axis=1) == "predicted_size_" + rows["predicted_size"].drop(index=5)).all()
+
+    def test_metrics_are_of_their_kind(self, mixed: tuple[Path, Path, str]) -> None:
+        report = json.loads((mixed[1] / "metrics.json").read_text())["test"]
+        assert {"mae", "rmse", "r2"} <= report["logp"].keys()
+        assert {"roc_auc", "pr_auc", "log_loss"} <= report["toxic"].keys()
+        assert {"accuracy", "log_loss", "log_loss_interval"} <= report["size"].keys()
+
+    def test_a_reloaded_model_predicts_the_same(self, mixed: tuple[Path, Path, str]) -> None:
+        """The folder alone, by the pipeline: what the row report says, conformers and all."""
+        rows, table = pd.read_csv(mixed[1] / "rows.csv"), pd.read_csv(mixed[0])
+        pipe = pipeline("molecule-property-prediction", str(mixed[1]), device="cpu")
+        given = zip(table["smiles"][:5], table["ph"], strict=False)
+        results = pipe([{"molecule": smiles, "features": {"ph": ph}} for smiles, ph in given])
+        for result, (_, row) in zip(results, rows.iterrows(), strict=False):
+            assert result["predictions"]["logp"] == pytest.approx(row["predicted_logp"], rel=1e-4, abs=1e-5)
+            assert result["predictions"]["toxic"] == pytest.approx(row["predicted_toxic"], rel=1e-4)
+            assert result["predictions"]["size"] == row["predicted_size"]
+
+    def test_missing_extra_features_are_asked_for(self, mixed: tuple[Path, Path, str], tmp_path: Path) -> None:
+        data = write(tmp_path / "new.csv", smiles=["CCO", "CCN"], other=[1, 2])
+        output = run("predict", mixed[1], data, "--output", tmp_path / "out.csv", code=2)
+        assert "no column ph" in " ".join(output.split())
+
+
+class TestOneRunOneFolder:
+    OPTIONS = ("--scale", "micro", "--epochs", 3, "--batch-size", 16, "--num-workers", 0, "--split-method", "random")
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        table = pd.read_csv(DRUGS).head(30)
+        return write(tmp_path / "data.csv", smiles=table["smiles"], tpsa=table["tpsa"], logp=table["crippen_logp"])
+
+    def finetune(self, data: Path, output: Path, target: str = "tpsa", code: int = 0) -> str:
+        told = run("finetune", data, "--targets", target, "--output-dir", output, *self.OPTIONS, code=code)
+        return " ".join(told.split())
+
+    def test_a_finished_run_is_told_and_another_refused(self, data: Path, tmp_path: Path) -> None:
+        self.finetune(data, tmp_path / "out")
+        weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+        assert "this run is finished" in self.finetune(data, tmp_path / "out")
+        assert "another job (targets differ)" in self.finetune(data, tmp_path / "out", "logp", code=2)
+        data.write_text(data.read_text().replace("smiles,", "smiles,").replace("CC", "CN", 1))
+        assert "another job (data differ)" in self.finetune(data, tmp_path / "out", code=2)
+        assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+
+    def test_a_second_process_is_refused(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(output_folder, "_LOCK_SECONDS", 0.1)
+        with output_folder.locked_output(tmp_path / "out"):
+            assert "another process writes into" in self.finetune(data, tmp_path / "out", code=2)
+
+    def test_stopped_after_an_epoch_it_goes_on_with_the_same_losses(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.finetune(data, tmp_path / "whole")
+
+        class StoppedError(Exception):
+            pass
+
+        def stop(self: MarkComplete, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            original(self, args, state, control, **kwargs)
+            if state.epoch == 2:
+                raise StoppedError
+
+        original = MarkComplete.on_save
+        with monkeypatch.context() as patch:
+            patch.setattr(MarkComplete, "on_save", stop)
+            with pytest.raises(StoppedError):
+                self.finetune(data, tmp_path / "stopped")
+        assert not (tmp_path / "stopped" / "metrics.json").exists()
+        self.finetune(data, tmp_path / "stopped")
+        for name in ("metrics.json", "rows.csv"):
+            assert (tmp_path / "stopped" / name).read_text() == (tmp_path / "whole" / name).read_text()
+        losses = [
+            [
+                entry["loss"]
+                for entry in json.loads((tmp_path / run / "log_history.json").read_text())
+                if "loss" in entry
+            ]
+            for run in ("whole", "stopped")
+        ]
+        assert losses[0] == losses[1]
 
 
 class TestDataset:

@@ -99,11 +99,9 @@ def tell_targets(table: LabelledTable, console: Console) -> None:
 
 
 def _with_extra_features(table: LabelledTable, row: int, molecule: FeaturizedMolecule) -> FeaturizedMolecule:
-    given = {name: values[row] for name, values in table.extra_features.items()}
-    # A row without one is not used, which its note says; its molecule is none that failed.
-    if not given or not np.isfinite(list(given.values())).all():
-        return molecule
-    return molecule.with_extra_features(list(given), given)
+    """As at prediction, a row without one of the numbers is a failed one."""
+    given = {name: float(values[row]) for name, values in table.extra_features.items() if not np.isnan(values[row])}
+    return molecule.with_extra_features(list(table.extra_features), given)
 
 
 def _exclude_failed(table: LabelledTable, molecules: list[FeaturizedMolecule]) -> None:

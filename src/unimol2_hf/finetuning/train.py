@@ -1,6 +1,8 @@
 """Training of a property model by the Hugging Face Trainer: the best epoch kept, gone on with after a kill."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ..batching import max_pairs_for
 from ..configuration_unimol2 import UniMol2Config
@@ -87,11 +90,24 @@ def train(prepared: PreparedTable, settings: FinetuneSettings, output_dir: Path)
     )
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_complete_checkpoint(Path(args.output_dir))
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    trainer.save_model(str(output_dir))
+    with _without_progress_bars():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.save_model(str(output_dir))
     # A pickle of the Trainer's; settings.json says what it says.
     (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     return trainer
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Transformers shows one for each file that it saves."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 class StopWhenDiverged(TrainerCallback):

@@ -13,7 +13,7 @@ from ..errors import OutputFolderError, TableError
 from ..modeling_unimol2 import UniMol2ForPropertyPrediction
 from ..models.loading import load_feature_extractor, load_model
 from ..pipeline_unimol2 import MoleculePropertyPipeline
-from ..targets.predictions import PREDICTED
+from ..targets.predictions import prediction_cells, prediction_columns
 from ..worker_pool import worker_count
 from .settings import PredictSettings
 
@@ -22,7 +22,10 @@ _ROWS_AT_A_TIME = 1024
 
 
 def predict(model: str, data: Path, output: Path, settings: PredictSettings, console: Console) -> dict[str, int]:
-    """Write the table with `predicted_<target>`, `conformer`, `error` and `error_code` added, in the input's order.
+    """Write the table with predictions, `conformer`, `error` and `error_code` added, in the input's order.
+
+    Predictions are `predicted_<target>`: values, probabilities of the positive class, or classes, with
+    `predicted_<target>_<class>` beside. Columns of numbers that the model reads must be there.
 
     Beside OUTPUT.csv stands OUTPUT.settings.json.
 
@@ -35,9 +38,9 @@ def predict(model: str, data: Path, output: Path, settings: PredictSettings, con
         ModelError: the folder holds no fine-tuned model.
     """
     table = read_table(data)
-    require_columns(table, [settings.smiles_column])
     pipeline = load_property_pipeline(model)
-    added = [*(f"{PREDICTED}{name}" for name in pipeline.model.config.output_names), CONFORMER, ERROR, ERROR_CODE]
+    require_columns(table, [settings.smiles_column, *pipeline.model.config.extra_feature_names])
+    added = [*prediction_columns(pipeline.model.config), CONFORMER, ERROR, ERROR_CODE]
     clashing = [name for name in added if name in table.columns]
     if clashing:
         raise TableError(f"the table has columns that the predictions need: {', '.join(clashing)}; rename them")
@@ -80,16 +83,18 @@ def load_property_pipeline(model: str) -> MoleculePropertyPipeline:
 def _predict_chunk(
     pipeline: MoleculePropertyPipeline, chunk: pd.DataFrame, settings: PredictSettings, counts: dict[str, int]
 ) -> pd.DataFrame:
+    config = pipeline.model.config
+    features = chunk[config.extra_feature_names].to_dict("records")
+    molecules = zip(chunk[settings.smiles_column], features, strict=True)
     results = pipeline(
-        chunk[settings.smiles_column].tolist(),
+        [{"molecule": molecule, "features": given} for molecule, given in molecules],
         batch_size=settings.batch_size,
         num_workers=worker_count(settings.num_workers),
         **settings.featurizer,
     )
-    chunk = chunk.copy()
-    for name in pipeline.model.config.output_names:
-        values = [None if r["predictions"] is None else r["predictions"][name] for r in results]
-        chunk[f"{PREDICTED}{name}"] = values
+    cells = [prediction_cells(result, config) for result in results]
+    predicted = pd.DataFrame(cells, columns=prediction_columns(config), index=chunk.index)
+    chunk = pd.concat([chunk, predicted], axis=1)
     chunk[CONFORMER] = [conformer_summary(c["method"] for c in result["provenance"]) for result in results]
     chunk[ERROR] = [result["error"] or "" for result in results]
     chunk[ERROR_CODE] = [result["error_code"] or "" for result in results]

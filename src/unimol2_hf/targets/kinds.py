@@ -108,9 +108,8 @@ def _read_numbers(present: dict[int, str], count: int, name: str) -> TargetColum
     if decorated:
         row, text = next(iter(decorated.items()))
         rows = ", ".join(map(str, list(decorated)[:_SHOWN])) + (", ..." if len(decorated) > _SHOWN else "")
-        mend = (
-            "the decimal sign must be a point" if re.fullmatch(r"[-+]?\d+,\d+", text) else "write a number or nothing"
-        )
+        comma = re.fullmatch(r"[-+]?\d+,\d+", text) is not None
+        mend = "write a decimal point for the decimal comma" if comma else "write a number or leave the cell empty"
         raise TableError(
             f"{len(decorated)} of {len(present)} labels of {name} are no finite numbers, e.g. {text!r} in row {row} "
             f"(rows {rows}); {mend}, or say --task {name}={MULTICLASS}"

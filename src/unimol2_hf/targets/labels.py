@@ -74,7 +74,7 @@ def read_labelled_table(
 
     Args:
         kinds: of the targets for which it is not to be guessed.
-        feature_columns: numbers that the model is to read besides the molecule; a row without one is not used.
+        feature_columns: numbers that the model is to read besides the molecule; NaN where there is none.
         weight_column: what a row counts in training.
 
     Raises:
@@ -111,13 +111,11 @@ def read_labelled_table(
 
 
 def _take_out_of_use(table: LabelledTable) -> None:
-    """Rows without a label, or without a number that the model is to read."""
-    reasons = [("no label", np.isnan(table.labels).all(axis=1))]
-    reasons += [(f"no number in {name}", np.isnan(values)) for name, values in table.extra_features.items()]
-    for reason, rows in reasons:
-        for row in np.flatnonzero(rows):
-            add_note(table.notes, int(row), reason)
-        table.split[rows] = UNUSED
+    """Rows without a label."""
+    unlabelled = np.isnan(table.labels).all(axis=1)
+    for row in np.flatnonzero(unlabelled):
+        add_note(table.notes, int(row), "no label")
+    table.split[unlabelled] = UNUSED
 
 
 def _check_target_names(targets: Sequence[str], others: Sequence[str]) -> None:
