@@ -87,6 +87,17 @@ class TestBinary:
         holes_in_labels[:10], holes_in_predictions[10:20] = np.nan, np.nan
         assert binary_metrics(holes_in_predictions, holes_in_labels) == binary_metrics(probabilities[20:], labels[20:])
 
+    def test_as_an_evaluate_metric(self, generator: np.random.Generator) -> None:
+        probabilities, labels = some_rows("binary", generator)
+        labels[3] = np.nan
+        computed = MolecularClassification(keep_in_memory=True).compute(
+            predictions=probabilities, references=labels, training_share=0.25
+        )
+        assert {name: computed[name] for name in computed if not name.endswith("_interval")} == binary_metrics(
+            probabilities, labels, 0.25
+        )
+        assert all(computed[f"{name}_interval"][0] <= computed[f"{name}_interval"][1] for name in METRICS["binary"])
+
     def test_one_class_only(self) -> None:
         metrics = binary_metrics(np.array([0.5, 0.25]), np.zeros(2))
         assert [name for name in METRICS["binary"] if metrics[name] is None] == [
@@ -258,3 +269,6 @@ class TestValidationScore:
         labels = np.array([[1.0, np.nan]])
         assert validation_score(np.array([[2.0, 0.5]]), labels, [REGRESSION, BINARY]) == pytest.approx(0.5)
         assert math.isnan(validation_score(np.array([[0.5]]), labels[:, 1:], [BINARY]))
+
+    def test_of_a_run_that_diverges(self) -> None:
+        assert math.isnan(validation_score(np.full((2, 1), np.inf), np.ones((2, 1)), [REGRESSION]))

@@ -282,13 +282,14 @@ def validation_score(
     loss of a multiclass one. Arguments as for `metrics_by_target`.
     """
     columns = outputs_by_target(predictions, targets)
-    scores = map(_score, targets, columns, np.asarray(references).T)
+    scores = [_score(*each) for each in zip(targets, columns, np.asarray(references).T, strict=True)]
     known = [score for score in scores if score is not None]
     return float(np.mean(known)) if known else math.nan
 
 
 def _score(target: Target, predictions: FloatArray, references: FloatArray) -> float | None:
-    metrics = _METRICS_OF[target["kind"]](predictions, references)
+    # Of a run that diverges the validation loss tells; here such rows do not count.
+    metrics = _METRICS_OF[target["kind"]](np.where(np.isfinite(predictions), predictions, np.nan), references)
     if not metrics["count"]:
         return None
     if target["kind"] == REGRESSION:
