@@ -81,6 +81,7 @@ class FeaturizedMolecule:
         error: why the molecule could not be used.
         index: position among the given molecules.
         extra_features: (F,) numbers that the model reads besides the molecule; `None` for none.
+        fingerprint: (256,) uint8, see `morgan_bits`; `None` where nobody asked for it.
     """
 
     features: Features | None = None
@@ -91,6 +92,7 @@ class FeaturizedMolecule:
     error: MoleculeError | None = None
     index: int = 0
     extra_features: NDArray[np.float32] | None = None
+    fingerprint: NDArray[np.uint8] | None = None
 
     def at(self, index: int) -> "FeaturizedMolecule":
         """The same at a position, which its error names too."""

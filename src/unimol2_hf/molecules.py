@@ -59,6 +59,13 @@ def _holds_numbers(values: object) -> bool:
     return isinstance(values, Sequence) and not isinstance(values, str) and all(isinstance(v, Number) for v in values)
 
 
+def has_bonds(molecule: Molecule) -> bool:
+    """Whether an input tells its bonds: atoms and coordinates alone do not."""
+    if isinstance(molecule, tuple) or (isinstance(molecule, Mapping) and "smiles" not in molecule):
+        return named_arrays(molecule).get("bonds") is not None
+    return True
+
+
 def describe(molecule: object) -> object:
     """What to show of a molecule in an error message; never an object that cannot cross process borders."""
     if isinstance(molecule, Chem.Mol):

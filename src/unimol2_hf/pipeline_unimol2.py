@@ -1,6 +1,8 @@
 """Pipelines: molecules in, embeddings or properties out, the same answer in every batch."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from types import GeneratorType
 from typing import Any, TypeVar
@@ -13,9 +15,9 @@ from transformers.pipelines.base import Pipeline
 from .batching import map_in_batches, max_pairs_for, most_rows
 from .configuration_unimol2 import MULTICLASS
 from .errors import NOT_FINITE, ModelError
-from .fingerprints import load_fingerprints, morgan_bits, nearest_similarity  # noqa: F401
+from .fingerprints import load_fingerprints, morgan_bits, nearest_similarity
 from .modeling_unimol2 import predicted_values
-from .molecules import is_single_molecule, sequence_of_molecules
+from .molecules import has_bonds, is_single_molecule, molecule_of, sequence_of_molecules
 from .ops_unimol2 import mean_of_atoms
 from .packed_linear import pack_linear_layers
 from .settings_unimol2 import FEATURIZER_OPTIONS, POOLINGS
@@ -236,7 +238,8 @@ class MoleculePropertyPipeline(MoleculePipeline):
     several conformers values and probabilities are means. A head that was never trained is refused.
 
     Where the model reads numbers besides the molecule (`config.extra_features`), a molecule comes as {"molecule":
-    molecule, "features": {name: number}}.
+    molecule, "features": {name: number}}. Where its folder has the training molecules' fingerprints, a result has
+    "nearest_similarity", the Tanimoto similarity to the nearest of them; None without bonds to read.
     """
 
     _refuses_untrained = True
@@ -249,11 +252,34 @@ class MoleculePropertyPipeline(MoleculePipeline):
             raise ModelError(
                 "the model has no trained property head: fine-tune it first, or ask for the task molecule-embedding"
             )
+        name = self.model.name_or_path
+        self._training_molecules = load_fingerprints(name) if name and self._refuses_untrained else None
+
+    @property
+    def has_similarity(self) -> bool:
+        """Whether results have "nearest_similarity"."""
+        return self._training_molecules is not None
 
     def _featurize(self, inputs: Iterable[Any], **settings: Any) -> Iterator[Any]:
-        pairs = map(_features_and_molecule, inputs)
-        for features, molecule in self.feature_extractor.featurize_pairs(pairs, **settings):
-            yield molecule.with_extra_features(self.model.config.extra_feature_names, features)
+        given = map(_features_and_molecule, inputs)
+        pairs = (((features, molecule), molecule) for features, molecule in given)
+        for (features, molecule), featurized in self.feature_extractor.featurize_pairs(pairs, **settings):
+            yield self.complete(featurized, molecule, features)
+
+    def complete(self, featurized: Any, molecule: Any, features: Mapping[str, Any]) -> Any:
+        """A featurised molecule with what this model wants besides: extra numbers, the fingerprint."""
+        made = featurized.with_extra_features(self.model.config.extra_feature_names, features)
+        if made.error is not None or not self.has_similarity:
+            return made
+        return replace(made, fingerprint=morgan_bits(molecule_of(molecule) if has_bonds(molecule) else None))
+
+    def postprocess(self, model_outputs: tuple[Any, list[Any]], **parameters: Any) -> dict[str, Any]:
+        result = super().postprocess(model_outputs, **parameters)
+        if self._training_molecules is not None:
+            bits = model_outputs[0].fingerprint
+            found = math.nan if bits is None else float(nearest_similarity(bits[None], self._training_molecules)[0])
+            result["nearest_similarity"] = None if math.isnan(found) else found
+        return result
 
     def _forward(self, input_tensors: Any) -> dict[str, Any]:
         return {"rows": list(predicted_values(self.model(**input_tensors).logits, self.model.config).unbind(0))}

@@ -435,6 +435,30 @@ class TestEveryKind:
             assert result["predictions"]["toxic"] == pytest.approx(row["predicted_toxic"], rel=1e-4)
             assert result["predictions"]["size"] == row["predicted_size"]
 
+    def test_the_folder_knows_what_it_was_trained_on(self, mixed: tuple[Path, Path, str]) -> None:
+        rows, own = pd.read_csv(mixed[1] / "rows.csv"), pd.read_parquet(mixed[1] / "training_set.parquet")
+        used = rows[rows["split"].notna()]
+        assert own["smiles"].tolist() == used["smiles"].tolist()
+        assert own["split"].tolist() == used["split"].tolist()
+        pipe = pipeline("molecule-property-prediction", str(mixed[1]), device="cpu")
+        training = rows.loc[rows["split"] == "train", "smiles"].iloc[0]
+        arrays = ([6, 6], np.array([[0.0, 0, 0], [1.5, 0, 0]]))
+        given = [{"molecule": each, "features": {"ph": 7.0}} for each in (training, "CCCCCCCCCCCCCC", arrays, "C1CC")]
+        similar = [result["nearest_similarity"] for result in pipe(given)]
+        assert similar[0] == 1.0
+        assert 0 < similar[1] < 0.9
+        assert similar[2:] == [None, None]
+
+    def test_simple_models_stand_beside_it(self, mixed: tuple[Path, Path, str]) -> None:
+        report = json.loads((mixed[1] / "metrics.json").read_text())
+        assert report["version"] == 1
+        for metrics in report["baselines"].values():
+            assert metrics["logp"]["count"] == report["test"]["logp"]["count"]
+            assert metrics["size"]["log_loss"] > 0
+        told = " ".join(mixed[2].split())
+        assert "RDKit descriptors" in told
+        assert "ECFP4" in told
+
     def test_missing_extra_features_are_asked_for(self, mixed: tuple[Path, Path, str], tmp_path: Path) -> None:
         data = write(tmp_path / "new.csv", smiles=["CCO", "CCN"], other=[1, 2])
         output = run("predict", mixed[1], data, "--output", tmp_path / "out.csv", code=2)

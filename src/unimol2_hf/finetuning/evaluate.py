@@ -12,16 +12,21 @@ from rich.table import Table
 
 from ..configuration_unimol2 import BINARY, MULTICLASS, REGRESSION
 from ..data.atomic_files import write_json_whole
-from ..data.splits import TEST, TRAIN, VALID
+from ..data.splits import TEST, TRAIN, UNUSED, VALID
 from ..data.tables import conformer_summary
+from ..fingerprints import morgan_bits, save_fingerprints
+from ..molecules import molecule_of
 from ..targets.metrics import METRICS_VERSION, metrics_by_target, outputs_by_target
 from ..targets.predictions import PREDICTED
+from ..worker_pool import worker_count
+from .baselines import DESCRIPTOR_BOOSTING, ECFP4_FOREST, BaselineTable, baseline_report
 from .plots import save_learning_curve, save_test_plot
 from .prepare import PreparedTable
+from .settings import FinetuneSettings
 
 FloatArray = NDArray[np.floating[Any]]
 
-ROWS_FILE, METRICS_FILE = "rows.csv", "metrics.json"
+ROWS_FILE, METRICS_FILE, TRAINING_SET_FILE = "rows.csv", "metrics.json", "training_set.parquet"
 # What is shown of each kind of target, beside what the training labels alone would give.
 _SHOWN = {
     REGRESSION: (("MAE", "mae"), ("RMSE", "rmse"), ("R2", "r2"), ("MAE of the mean", "baseline_mae")),
@@ -40,8 +45,17 @@ _SHOWN = {
 }
 
 
-def evaluate(prepared: PreparedTable, predictions: FloatArray) -> dict[str, Any]:
-    """Metrics of the validation and the test part, and the counts of rows; predictions (n, outputs)."""
+# Seven milliseconds a molecule: beside larger tables they would take longer than they tell.
+MOST_BASELINE_ROWS = 20_000
+_TITLES = {DESCRIPTOR_BOOSTING: "RDKit descriptors + gradient boosting", ECFP4_FOREST: "ECFP4 + random forest"}
+
+
+def evaluate(prepared: PreparedTable, predictions: FloatArray, settings: FinetuneSettings) -> dict[str, Any]:
+    """Metrics of the validation and the test part, of baselines on the test part, and the counts of rows.
+
+    Args:
+        predictions: (n, outputs).
+    """
     table, molecules = prepared.table, prepared.molecules
     training = table.labels[table.rows_of(TRAIN)]
     metrics = {
@@ -52,7 +66,14 @@ def evaluate(prepared: PreparedTable, predictions: FloatArray) -> dict[str, Any]
     flat = [molecule for molecule in molecules if any(not c.provenance.is_3d for c in molecule.conformers)]
     rows = {part: len(table.rows_of(part)) for part in (TRAIN, VALID, TEST)}
     counts = {**rows, "all": len(molecules), "failed": len(failed), "with_flat_conformer": len(flat)}
-    return {"version": METRICS_VERSION, **metrics, "rows": counts}
+    beside = _baselines(prepared, settings) if len(molecules) <= MOST_BASELINE_ROWS else {}
+    return {"version": METRICS_VERSION, **metrics, "baselines": beside, "rows": counts}
+
+
+def _baselines(prepared: PreparedTable, settings: FinetuneSettings) -> dict[str, Any]:
+    table = prepared.table
+    baselines = BaselineTable(table.smiles, table.labels, prepared.targets, table.split, table.row_weights)
+    return baseline_report(baselines, settings.seed, worker_count(settings.num_workers))
 
 
 def write_outputs(
@@ -62,7 +83,16 @@ def write_outputs(
     report: dict[str, Any],
     history: list[dict[str, Any]],
 ) -> None:
-    """Write rows.csv, log_history.json, the figures and, last, metrics.json: with it a run is finished."""
+    """Write what the model was trained on, rows.csv, log_history.json, figures and, last, metrics.json.
+
+    With that a run is finished. `fingerprints.safetensors` (of the training molecules) goes with the model;
+    `training_set.parquet` and `rows.csv` hold the user's own data, which publishing leaves out.
+    """
+    table, training = prepared.table, prepared.table.rows_of(TRAIN)
+    save_fingerprints(output_dir, np.stack([morgan_bits(molecule_of(table.smiles[row])) for row in training]))
+    labels = pd.DataFrame(table.labels, columns=table.target_names)
+    own = pd.concat([pd.DataFrame({"smiles": table.smiles, "split": table.split}), labels], axis=1)
+    own[table.split != UNUSED].to_parquet(output_dir / TRAINING_SET_FILE)
     row_report(prepared, predictions).to_csv(output_dir / ROWS_FILE, index=False)
     write_json_whole(output_dir / "log_history.json", history)
     rows = prepared.table.rows_of(TEST)
@@ -103,13 +133,15 @@ def _label_and_prediction(target: dict[str, Any], labels: FloatArray, block: Flo
 
 def print_report(console: Console, prepared: PreparedTable, report: dict[str, Any], output_dir: Path) -> None:
     """Test metrics, a table for each kind of target, and the count of rows that failed."""
+    models = {"this model": report[TEST]} | {_TITLES[name]: each for name, each in report["baselines"].items()}
     for kind, shown in _SHOWN.items():
         names = [target["name"] for target in prepared.targets if target["kind"] == kind]
         if names:
-            table = Table("target", "n", *(title for title, _ in shown), title="held-out test part")
+            table = Table("target", "n", "model", *(title for title, _ in shown), title="held-out test part")
             for name in names:
-                metrics = report[TEST][name]
-                table.add_row(escape(name), str(metrics["count"]), *(_cell(metrics, key) for _, key in shown))
+                for index, (model, metrics) in enumerate(models.items()):
+                    told = (escape(name), str(metrics[name]["count"])) if index == 0 else ("", "")
+                    table.add_row(*told, model, *(_cell(metrics[name], key) for _, key in shown))
             console.print(table)
     rows = report["rows"]
     console.print(

@@ -63,7 +63,7 @@ def _run(data: Path, output_dir: Path, settings: FinetuneSettings, console: Cons
     set_seed(settings.seed)
     trainer = train(prepared, settings, output_dir)
     predictions = predict_molecules(trainer.model, prepared, prepared.molecules, settings.batch_size)
-    report = evaluate(prepared, predictions)
+    report = evaluate(prepared, predictions, settings)
     write_outputs(output_dir, prepared, predictions, report, trainer.state.log_history)
     shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
     print_report(console, prepared, report, output_dir)

@@ -12,6 +12,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .. import feature_extraction_unimol2
 from ..errors import ModelError
+from ..fingerprints import FINGERPRINTS_FILE
 from ..models.registration import AUTO_MAP, CUSTOM_PIPELINES
 
 
@@ -24,7 +25,8 @@ def export_with_code(
 ) -> Path:
     """Write a folder that loads without this package, by `trust_remote_code=True`.
 
-    It holds weights, config, feature extractor and the few source files that define them, ready for the Hub.
+    It holds weights, config, feature extractor and the few source files that define them, ready for the Hub; of a model
+    loaded from a fine-tuned folder also the training molecules' fingerprints.
 
     Args:
         model: any Uni-Mol2 model.
@@ -48,6 +50,9 @@ def export_with_code(
     _update_json(
         folder / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
     )
+    fingerprints = Path(model.name_or_path or "") / FINGERPRINTS_FILE
+    if fingerprints.is_file():
+        shutil.copyfile(fingerprints, folder / FINGERPRINTS_FILE)
     for source in _source_files():
         shutil.copyfile(source, folder / source.name)
     return folder

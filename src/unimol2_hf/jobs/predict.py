@@ -17,7 +17,7 @@ from ..targets.predictions import prediction_cells, prediction_columns
 from ..worker_pool import worker_count
 from .settings import PredictSettings
 
-CONFORMER, ERROR, ERROR_CODE = "conformer", "error", "error_code"
+SIMILARITY, CONFORMER, ERROR, ERROR_CODE = "nearest_similarity", "conformer", "error", "error_code"
 _ROWS_AT_A_TIME = 1024
 
 
@@ -25,7 +25,8 @@ def predict(model: str, data: Path, output: Path, settings: PredictSettings, con
     """Write the table with predictions, `conformer`, `error` and `error_code` added, in the input's order.
 
     Predictions are `predicted_<target>`: values, probabilities of the positive class, or classes, with
-    `predicted_<target>_<class>` beside. Columns of numbers that the model reads must be there.
+    `predicted_<target>_<class>` beside; `nearest_similarity` is that to the training molecules. Columns of numbers that
+    the model reads must be there.
 
     Beside OUTPUT.csv stands OUTPUT.settings.json.
 
@@ -40,7 +41,8 @@ def predict(model: str, data: Path, output: Path, settings: PredictSettings, con
     table = read_table(data)
     pipeline = load_property_pipeline(model)
     require_columns(table, [settings.smiles_column, *pipeline.model.config.extra_feature_names])
-    added = [*prediction_columns(pipeline.model.config), CONFORMER, ERROR, ERROR_CODE]
+    similarity = [SIMILARITY] if pipeline.has_similarity else []
+    added = [*prediction_columns(pipeline.model.config), *similarity, CONFORMER, ERROR, ERROR_CODE]
     clashing = [name for name in added if name in table.columns]
     if clashing:
         raise TableError(f"the table has columns that the predictions need: {', '.join(clashing)}; rename them")
@@ -95,6 +97,8 @@ def _predict_chunk(
     cells = [prediction_cells(result, config) for result in results]
     predicted = pd.DataFrame(cells, columns=prediction_columns(config), index=chunk.index)
     chunk = pd.concat([chunk, predicted], axis=1)
+    if pipeline.has_similarity:
+        chunk[SIMILARITY] = [result[SIMILARITY] for result in results]
     chunk[CONFORMER] = [conformer_summary(c["method"] for c in result["provenance"]) for result in results]
     chunk[ERROR] = [result["error"] or "" for result in results]
     chunk[ERROR_CODE] = [result["error_code"] or "" for result in results]
