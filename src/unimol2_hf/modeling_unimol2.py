@@ -790,9 +790,9 @@ class UniMol2PropertyHead(nn.Module):
 
     def _with_extra(self, pooled: Tensor, extra_features: Tensor | None) -> Tensor:
         names = [each["name"] for each in self.extra_features]
-        shape = (len(pooled), len(names))
         if extra_features is None and not names:
             return pooled
+        shape = (pooled.shape[0], len(names))  # `len` would be a constant of the exported graph
         if extra_features is None or extra_features.shape != shape:
             given = "none" if extra_features is None else tuple(extra_features.shape)
             raise ValueError(f"the head reads extra_features of shape {shape} ({', '.join(names)}), given are {given}")
