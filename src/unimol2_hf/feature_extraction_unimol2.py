@@ -41,6 +41,7 @@ from .molecules import (
     molecule_of,
     named_arrays,
     sequence_of_molecules,
+    standardize_heavy_atoms,
 )
 from .settings_unimol2 import FEATURIZER_OPTIONS, FeaturizerSettings
 from .worker_pool import DEFAULT_READ_AHEAD, map_in_order
@@ -78,6 +79,7 @@ class FeaturizedMolecule:
         num_heavy_atoms: heavy atoms before any crop.
         has_graph_features: whether `features` describe the graph (false: the paper's dropped features).
         cropped: whether atoms were left out to meet `max_atoms`.
+        standardized_smiles: what was read instead of the molecule (`standardize`); `None` where it was read itself.
         error: why the molecule could not be used.
         index: position among the given molecules.
         extra_features: (F,) numbers that the model reads besides the molecule; `None` for none.
@@ -89,6 +91,7 @@ class FeaturizedMolecule:
     num_heavy_atoms: int = 0
     has_graph_features: bool = False
     cropped: bool = False
+    standardized_smiles: str | None = None
     error: MoleculeError | None = None
     index: int = 0
     extra_features: NDArray[np.float32] | None = None
@@ -129,6 +132,7 @@ class FeaturizedMolecule:
             "num_heavy_atoms": self.num_heavy_atoms,
             "has_graph_features": self.has_graph_features,
             "cropped": self.cropped,
+            "standardized_smiles": self.standardized_smiles,
         }
         return [
             {**shared, "conformer_index": number, **conformer.provenance.to_dict()}
@@ -136,13 +140,22 @@ class FeaturizedMolecule:
         ]
 
 
+@dataclass(frozen=True)
+class KnownConformers:
+    """A molecule with what `generate_conformers` made of it before, atoms in the order of its canonical SMILES."""
+
+    molecule: Molecule
+    conformers: tuple[Conformer, ...]
+
+
 class UniMol2FeatureExtractor(FeatureExtractionMixin):
     """Turns molecules into Uni-Mol2's input; saved as `preprocessor_config.json`, loaded by `AutoFeatureExtractor`.
 
     A molecule is a SMILES string, an RDKit molecule, a tuple `(atomic_numbers, coordinates)` or `(atomic_numbers,
     coordinates, bonds)`, a mapping with those names (and optionally `formal_charges`), or a mapping of `smiles` and
-    its heavy atoms' `coordinates`, (n, 3) or (conformers, n, 3), in the order of the SMILES. Coordinates are in
-    angstrom and may include hydrogens, which are dropped; given ones (an RDKit molecule's own conformers too) are
+    its heavy atoms' `coordinates`, (n, 3) or (conformers, n, 3), in the order of the SMILES; with `atomic_numbers`,
+    (n, 3) in an order of their own, stereo as in the geometry. Coordinates are in angstrom and may include hydrogens,
+    which are dropped; given ones (an RDKit molecule's own conformers too) are
     used as they are, shifted to their centre. Input without bonds gets the paper's dropped graph features.
 
     Other molecules get conformers by a ladder: ETKDG as in the reference, ETDG for crowded polycyclic aromatics, other
@@ -368,7 +381,7 @@ def _refuse_typos(unknown: Mapping[str, Any]) -> None:
             raise SettingsError(f"unknown setting {name!r}; did you mean {close[0]!r}?")
 
 
-def featurize_molecule(molecule: Molecule, settings: FeaturizerSettings) -> FeaturizedMolecule:
+def featurize_molecule(molecule: Molecule | KnownConformers, settings: FeaturizerSettings) -> FeaturizedMolecule:
     """Featurise one molecule; an unusable one gives a result with `error` set."""
     try:
         return _featurize(molecule, settings)
@@ -378,18 +391,27 @@ def featurize_molecule(molecule: Molecule, settings: FeaturizerSettings) -> Feat
         # RDKit raises bare C++ errors for molecules nobody thought of; one of them must not end a library's run.
         error = UnexpectedMoleculeError.of(unknown)
     if error.molecule is None:
-        error.molecule = describe(molecule)
+        error.molecule = describe(molecule.molecule if isinstance(molecule, KnownConformers) else molecule)
     return FeaturizedMolecule(error=error)
 
 
-def _featurize(molecule: Molecule, settings: FeaturizerSettings) -> FeaturizedMolecule:
+def _featurize(molecule: Molecule | KnownConformers, settings: FeaturizerSettings) -> FeaturizedMolecule:
+    if isinstance(molecule, KnownConformers):
+        return _featurize_graph(molecule_of(molecule.molecule), settings, molecule.conformers)
+    if isinstance(molecule, Mapping) and "atomic_numbers" in molecule and not settings.use_graph_features:
+        # Nothing asks for the bonds that a SMILES would tell.
+        molecule = {name: value for name, value in molecule.items() if name != "smiles"}
     if isinstance(molecule, tuple) or (isinstance(molecule, Mapping) and "smiles" not in molecule):
         return _featurize_arrays(named_arrays(molecule), settings)
     return _featurize_graph(molecule_of(molecule), settings)
 
 
-def _featurize_graph(molecule: Chem.Mol, settings: FeaturizerSettings) -> FeaturizedMolecule:
-    heavy, atoms = heavy_atoms_of(molecule)
+def _featurize_graph(
+    molecule: Chem.Mol, settings: FeaturizerSettings, known: tuple[Conformer, ...] = ()
+) -> FeaturizedMolecule:
+    written, _ = heavy_atoms_of(molecule)
+    heavy = standardize_heavy_atoms(written, settings.standardize)
+    atoms = atoms_of(heavy)
     count = len(atoms)
     _check_size(count, settings)
     # A molecule's own conformers win over generated ones, however many were asked for.
@@ -400,15 +422,23 @@ def _featurize_graph(molecule: Chem.Mol, settings: FeaturizerSettings) -> Featur
         heavy, atoms = form[0], atoms_of(form[0])
     conformers = [replace(each, coordinates=each.coordinates[order]) for each in conformers]
     # From the sanitised heavy atoms: an edited molecule may carry hydrogen counts of its past.
-    conformers = conformers or generate_conformers(heavy, settings)
+    conformers = conformers or list(known) or generate_conformers(heavy, settings)
     graph = graph_features(heavy, atoms) if settings.use_graph_features else dropped_graph_features(count)
     features = {**_atom_inputs([atom.GetAtomicNum() for atom in atoms]), **graph}
     made = FeaturizedMolecule(features, tuple(conformers), count, settings.use_graph_features)
+    if settings.standardize != "none":
+        made = replace(made, standardized_smiles=_smiles_if_other(heavy, written))
     if count > settings.max_atoms:
         kept = _central_atoms(Chem.GetDistanceMatrix(heavy), settings.max_atoms)
         made, order = _crop(made, kept), order[kept]
     # Rows are in the order in which the user wrote the atoms.
     return made if form is None else _with_atoms(made, np.argsort(order))
+
+
+def _smiles_if_other(heavy: Chem.Mol, written: Chem.Mol) -> str | None:
+    """SMILES of what was made of a molecule; `None` where that is the molecule."""
+    made = str(Chem.MolToSmiles(heavy))
+    return None if made == Chem.MolToSmiles(written) else made
 
 
 def _check_size(count: int, settings: FeaturizerSettings) -> None:

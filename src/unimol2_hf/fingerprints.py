@@ -1,5 +1,6 @@
 """Morgan fingerprints of the training molecules: how near a new molecule is to what a model has seen."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,38 @@ def morgan_bits(molecule: Chem.Mol | None) -> BitArray:
         return np.zeros(FINGERPRINT_BYTES, np.uint8)
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=_RADIUS, fpSize=8 * FINGERPRINT_BYTES)
     return np.packbits(generator.GetFingerprintAsNumPy(remove_hydrogens(molecule)))
+
+
+def bits_of_all(molecules: Iterable[Chem.Mol | None]) -> BitArray:
+    """Fingerprints (n, 256) uint8; see `morgan_bits`."""
+    return np.array([morgan_bits(each) for each in molecules], dtype=np.uint8).reshape(-1, FINGERPRINT_BYTES)
+
+
+def neighbours(bits: BitArray, similarity: float) -> list[NDArray[np.intp]]:
+    """For each of n molecules the indices of those at least so similar (Tanimoto), itself included.
+
+    Args:
+        bits: (n, 256) uint8; one without a fingerprint has no neighbour but itself.
+        similarity: 0 to 1.
+    """
+    words = np.ascontiguousarray(bits).view(np.uint64)
+    sizes = np.bitwise_count(words).sum(1, dtype=np.int32)
+    near = []
+    for row in range(len(words)):
+        found = np.flatnonzero(_similarities(words[row], words, sizes) >= similarity) if sizes[row] else [row]
+        near.append(np.asarray(found, dtype=np.intp))
+    return near
+
+
+def _similarities(
+    word: NDArray[np.uint64], known: NDArray[np.uint64], sizes: NDArray[np.int32]
+) -> NDArray[np.floating[Any]]:
+    """Tanimoto similarity of one molecule to all: its overlaps stay in the processor's cache."""
+    common = np.bitwise_count(word & known).sum(1, dtype=np.int32)
+    similarities: NDArray[np.floating[Any]] = common / (
+        int(np.bitwise_count(word).sum(dtype=np.int32)) + sizes - common
+    )
+    return similarities
 
 
 def save_fingerprints(folder: str | Path, bits: BitArray) -> None:
@@ -79,9 +112,6 @@ def nearest_similarity(queries: BitArray, training: BitArray) -> NDArray[np.floa
     words, known = (np.ascontiguousarray(bits).view(np.uint64) for bits in (queries, training))
     sizes = np.bitwise_count(known).sum(1, dtype=np.int32)
     nearest = np.full(len(words), np.nan, dtype=np.float32)
-    # One query against all at a time: its overlaps stay in the processor's cache.
     for row in np.flatnonzero(queries.any(axis=1)) if len(known) else ():
-        common = np.bitwise_count(words[row] & known).sum(1, dtype=np.int32)
-        size = int(np.bitwise_count(words[row]).sum(dtype=np.int32))
-        nearest[row] = (common / (size + sizes - common)).max()
+        nearest[row] = _similarities(words[row], known, sizes).max()
     return nearest

@@ -1,13 +1,15 @@
 """Molecules in: SMILES, RDKit molecules or plain arrays to a sanitised RDKit molecule of heavy atoms."""
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdDetermineBonds
+from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from .errors import (
     CoordinatesError,
@@ -19,7 +21,7 @@ from .errors import (
     SmilesParseError,
     UnsupportedAtomError,
 )
-from .settings_unimol2 import LARGEST_ATOMIC_NUMBER
+from .settings_unimol2 import LARGEST_ATOMIC_NUMBER, Standardization
 
 Molecule = str | Chem.Mol | tuple[Any, ...] | Mapping[str, Any] | MoleculeError
 
@@ -98,12 +100,17 @@ def molecule_of(molecule: Molecule) -> Chem.Mol:
 
 
 def _with_coordinates(molecule: Mapping[str, Any]) -> Chem.Mol:
-    """The heavy atoms of a SMILES with the coordinates (n, 3) or (conformers, n, 3) that come with it."""
-    unknown = sorted(set(map(str, molecule)) - {"smiles", "coordinates"})
+    """The heavy atoms of a SMILES with the coordinates (n, 3) or (conformers, n, 3) that come with it.
+
+    With `atomic_numbers` the coordinates are those of a geometry, hydrogens included, in an order of its own.
+    """
+    unknown = sorted(set(map(str, molecule)) - {"smiles", "coordinates", "atomic_numbers"})
     if unknown or "coordinates" not in molecule:
         raise MoleculeTypeError(f"a SMILES with coordinates has smiles and coordinates, not {', '.join(molecule)}")
     heavy = remove_hydrogens(parse_smiles(molecule["smiles"]))
     heavy.RemoveAllConformers()
+    if molecule.get("atomic_numbers") is not None:
+        return _with_geometry(heavy, *checked_arrays(molecule["atomic_numbers"], molecule["coordinates"]))
     try:
         positions = np.asarray(molecule["coordinates"], dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -115,10 +122,61 @@ def _with_coordinates(molecule: Mapping[str, Any]) -> Chem.Mol:
             f"the SMILES, not {positions.shape}"
         )
     for each in positions.reshape(-1, count, 3):
-        conformer = Chem.Conformer(count)
-        conformer.SetPositions(np.ascontiguousarray(each))
-        heavy.AddConformer(conformer, assignId=True)
+        _add_conformer(heavy, each)
     return heavy
+
+
+def _add_conformer(molecule: Chem.Mol, positions: NDArray[np.float64]) -> None:
+    conformer = Chem.Conformer(molecule.GetNumAtoms())
+    conformer.SetPositions(np.ascontiguousarray(positions))
+    molecule.AddConformer(conformer, assignId=True)
+
+
+def _with_geometry(heavy: Chem.Mol, numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> Chem.Mol:
+    """Heavy atoms of a SMILES with the positions of a geometry that has the same skeleton; stereo is the geometry's."""
+    found = _connected(numbers, positions)
+    if (numbers == 1).any():
+        of_geometry = [sum(each.GetAtomicNum() == 1 for each in atom.GetNeighbors()) for atom in atoms_of(found)]
+        of_smiles = [atom.GetTotalNumHs() for atom in atoms_of(heavy)]
+        match = _skeleton(found, of_geometry).GetSubstructMatch(_skeleton(heavy, of_smiles))
+    else:
+        match = _skeleton(found, None).GetSubstructMatch(_skeleton(heavy, None))
+    if len(match) != heavy.GetNumAtoms() or len(match) != int((numbers != 1).sum()):
+        raise CoordinatesError("the geometry's bonds are not those of the SMILES; correct one, or leave one out")
+    _add_conformer(heavy, positions[numbers != 1][list(match)])
+    Chem.AssignStereochemistryFrom3D(heavy)
+    return heavy
+
+
+def _connected(numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> Chem.Mol:
+    """Atoms joined where their distance says so."""
+    editable = Chem.RWMol()
+    for number in numbers:
+        editable.AddAtom(Chem.Atom(int(number)))
+    _add_conformer(editable, positions)
+    try:
+        with rdBase.BlockLogs():
+            rdDetermineBonds.DetermineConnectivity(editable)
+    except (RuntimeError, ValueError) as error:
+        raise CoordinatesError(f"bonds cannot be read from the geometry: {error}") from error
+    return editable.GetMol()
+
+
+def _skeleton(molecule: Chem.Mol, hydrogens: Sequence[int] | None) -> Chem.Mol:
+    """Heavy atoms joined by single bonds, marked, in their isotope, with their hydrogens."""
+    editable = Chem.RWMol()
+    place: dict[int, int] = {}
+    for index, atom in enumerate(atoms_of(molecule)):
+        if atom.GetAtomicNum() == 1:
+            continue
+        bare = Chem.Atom(atom.GetAtomicNum())
+        bare.SetIsotope(0 if hydrogens is None else 1 + hydrogens[index])
+        place[index] = editable.AddAtom(bare)
+    for bond in map(molecule.GetBondWithIdx, range(molecule.GetNumBonds())):
+        first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if first in place and second in place:
+            editable.AddBond(place[first], place[second], Chem.BondType.SINGLE)
+    return editable.GetMol()
 
 
 def named_arrays(molecule: Mapping[str, Any] | tuple[Any, ...]) -> dict[str, Any]:
@@ -230,7 +288,39 @@ def heavy_atoms_of(molecule: Chem.Mol) -> tuple[Chem.Mol, list[Chem.Atom]]:
             raise SanitizationError(f"chemically impossible: {error}; correct valences or charges") from error
     atoms = atoms_of(heavy)
     check_atoms([atom.GetAtomicNum() for atom in atoms])
+    for atom in atoms:
+        # Numbers of a reaction, which would decide the canonical order.
+        atom.SetAtomMapNum(0)
     return heavy, atoms
+
+
+def standardize_heavy_atoms(heavy: Chem.Mol, how: Standardization) -> Chem.Mol:
+    """Heavy atoms without what a salt form adds, conformers kept.
+
+    Args:
+        heavy: see `heavy_atoms_of`.
+        how: "none"; "largest-fragment" of several; "parent": normalised, largest fragment, charges neutralised where
+            that is possible (RDKit's rdMolStandardize).
+
+    Raises:
+        SanitizationError: RDKit cannot standardise the molecule.
+    """
+    if how == "none" or (how == "largest-fragment" and len(Chem.GetMolFrags(heavy)) == 1):
+        return heavy
+    try:
+        with rdBase.BlockLogs():
+            chosen = _STANDARDIZERS[how](heavy)
+    except (RuntimeError, ValueError) as error:
+        raise SanitizationError(
+            f"RDKit finds no {how} ({error}); correct the molecule, or leave it as it is"
+        ) from error
+    return heavy_atoms_of(chosen)[0]
+
+
+_STANDARDIZERS: Mapping[str, Callable[[Chem.Mol], Chem.Mol]] = {
+    "largest-fragment": rdMolStandardize.LargestFragmentChooser(preferOrganic=True).choose,
+    "parent": rdMolStandardize.ChargeParent,
+}
 
 
 def canonical_form(heavy: Chem.Mol) -> tuple[Chem.Mol, NDArray[np.intp]] | None:

@@ -271,7 +271,8 @@ class MoleculePropertyPipeline(MoleculePipeline):
         made = featurized.with_extra_features(self.model.config.extra_feature_names, features)
         if made.error is not None or not self.has_similarity:
             return made
-        return replace(made, fingerprint=morgan_bits(molecule_of(molecule) if has_bonds(molecule) else None))
+        read = made.standardized_smiles or molecule
+        return replace(made, fingerprint=morgan_bits(molecule_of(read) if has_bonds(read) else None))
 
     def postprocess(self, model_outputs: tuple[Any, list[Any]], **parameters: Any) -> dict[str, Any]:
         result = super().postprocess(model_outputs, **parameters)

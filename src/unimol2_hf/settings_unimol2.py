@@ -18,6 +18,7 @@ Pooling = Literal["cls", "mean"]
 TrainingPrecision = Literal["float32", "bfloat16"]  # bfloat16 is autocast
 ModelPrecision = Literal["float32", "bfloat16", "float16"]
 RegressionLoss = Literal["smooth_l1", "l1", "mse"]
+Standardization = Literal["none", "largest-fragment", "parent"]
 
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
@@ -208,6 +209,12 @@ class FeaturizerSettings(ConformerSettings):
         "canonical",
         "in which conformers and features are made: canonical gives every way of writing a molecule the same answer, "
         "as_written the reference's coordinates",
+        group=CONFORMERS,
+    )
+    standardize: Standardization = option(
+        "none",
+        "what of a molecule is read: all of it, its largest fragment, or its parent (normalised, largest fragment, "
+        "neutral)",
         group=CONFORMERS,
     )
     max_atoms: int = option(
