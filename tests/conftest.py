@@ -23,6 +23,7 @@ from unimol2_hf import (
     UniMol2ForPreTraining,
     UniMol2ForPropertyRegression,
 )
+from unimol2_hf.data.settings import CACHE_VARIABLE
 from unimol2_hf.hub.convert import ReferenceCheckpoint, convert_checkpoint, load_reference_checkpoint
 from unimol2_hf.jobs.build_conformers import build_conformers
 from unimol2_hf.jobs.settings import BuildSettings
@@ -36,6 +37,11 @@ MIXED_SMILES = (GOLDEN.parent / "files" / "mixed_64.smi").read_text().split()
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_conformer_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ[CACHE_VARIABLE] = str(tmp_path_factory.mktemp("conformers"))
 
 
 @pytest.fixture(scope="session")

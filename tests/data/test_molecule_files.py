@@ -16,7 +16,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 
 from unimol2_hf import MoleculeError, TableError, UniMol2FeatureExtractor
-from unimol2_hf.data.molecule_files import MoleculeRow, read_molecules
+from unimol2_hf.data.molecule_files import read_molecules
+from unimol2_hf.data.molecule_rows import MoleculeRow
 
 
 def rows_of(path: Path, **columns: str) -> list[MoleculeRow]:
@@ -159,7 +160,7 @@ def test_a_column_called_error_is_the_users_own(tmp_path: Path) -> None:
         ("library.csv", "smiles,smiles\n1,2\n", "column smiles more than once"),
         ("library.csv", "", "no column smiles"),
         ("library.csv", "smiles\nC\n" + '"' + "C" * 1_100_000, "not closed"),
-        ("library.xlsx", "x", "no known kind; use .csv"),
+        ("library.doc", "x", "no known kind; use .csv"),
         ("library.smi.gz", "CCO\n", "cannot be read"),
         ("library.parquet", "CCO\n", "no Parquet file"),
         ("library", "CCO\n", "no known kind"),

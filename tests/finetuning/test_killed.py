@@ -8,6 +8,7 @@ import pytest
 from finetuning_jobs import EPOCHS, tune
 from kills import forkserver, run_killed, run_whole
 
+from unimol2_hf.finetuning.prepare import ROWS_FILE
 from unimol2_hf.fingerprints import FINGERPRINTS_FILE
 from unimol2_hf.training.checkpoints import COMPLETE_FILE
 
@@ -43,6 +44,6 @@ def test_killed_ten_times_it_ends_with_the_same_metrics(tmp_path: Path) -> None:
     assert FEATURISING in found.progress_at_kills
     assert any(0 < each <= EPOCHS for each in found.progress_at_kills)
     assert WRITING in found.progress_at_kills
-    for name in ("metrics.json", "rows.csv"):
+    for name in ("metrics.json", str(ROWS_FILE)):
         assert (killed / name).read_text() == (whole / name).read_text(), name
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

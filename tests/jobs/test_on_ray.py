@@ -13,7 +13,7 @@ from rich.console import Console
 
 from unimol2_hf import MoleculeError, UniMol2Error, UniMol2FeatureExtractor, UniMol2ForPreTraining
 from unimol2_hf.conformers import ConformerProvenance
-from unimol2_hf.data.molecule_files import MoleculeRow
+from unimol2_hf.data.molecule_rows import MoleculeRow
 from unimol2_hf.data.shards import whole_or_absent
 from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.on_ray import (

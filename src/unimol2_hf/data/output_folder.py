@@ -9,9 +9,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import OutputFolderError, TableError
+from ..errors import OutputFolderError
+from .arrow_tables import arrow_table, hub_data_set
 from .atomic_files import make_output_folder, write_json_whole
-from .molecule_files import files_of
+from .molecule_files import Source, check_readable, files_of, is_on_hub
 
 JOB_FILE, SUMMARY_FILE, LOCK_FILE = "job.json", "summary.json", ".lock"
 # 1 was version 0.1's.
@@ -90,13 +91,27 @@ def _differences(recorded: Mapping[str, Any], job: Mapping[str, Any]) -> Iterato
             yield name
 
 
-def fingerprint_of_source(source: Path) -> list[list[Any]]:
-    """Size and the hash of the first MiB of each file: the same library, wherever it lies."""
-    if not source.exists():
-        raise TableError(f"{source} does not exist")
+def fingerprint_of_source(source: Source) -> list[list[Any]]:
+    """Size and hash of each file's first MiB, or of a table in memory: the same data, wherever it lies.
+
+    Raises:
+        TableError: there is no such source, or it can be read only once.
+    """
+    if not isinstance(source, Path) or is_on_hub(source):
+        table = arrow_table(hub_data_set(source) if isinstance(source, Path) else source)
+        digest = hashlib.blake2b()
+        for batch in table.to_batches():
+            digest.update(batch.serialize())
+        return [[table.num_rows, digest.hexdigest()[:32]]]
+    check_readable(source)
     prints: list[list[Any]] = []
     for path in files_of(source):
         with path.open("rb") as file:
-            digest = hashlib.blake2b(file.read(_FINGERPRINT_BYTES)).hexdigest()[:32]
-        prints.append([path.stat().st_size, digest])
+            digest = hashlib.blake2b(file.read(_FINGERPRINT_BYTES))
+        prints.append([path.stat().st_size, digest.hexdigest()[:32]])
     return prints
+
+
+def about_source(source: Source) -> dict[str, str]:
+    """Where the data came from, for whoever finds the folder."""
+    return {"source": str(source.resolve()) if isinstance(source, Path) else type(source).__name__}

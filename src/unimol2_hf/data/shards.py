@@ -44,6 +44,7 @@ def embedding_schema(width: int, per_atom: bool, store_precision: str) -> pa.Sch
             ("num_heavy_atoms", pa.int32()),
             ("cropped", pa.bool_()),
             ("has_graph_features", pa.bool_()),
+            ("standardized_smiles", pa.string()),
             ("provenance", pa.list_(PROVENANCE)),
             *_ERROR_FIELDS,
         ]

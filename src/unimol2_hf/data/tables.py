@@ -1,44 +1,48 @@
-"""CSV tables, every cell as the text it is."""
+"""A table of molecules in memory: every row of every kind of source, its cells as texts."""
 
-import csv
-import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from ..errors import TableError
+from ..molecules import Molecule
+from .molecule_files import Source, open_rows
+from .molecule_rows import Columns
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV (compressed too) with every cell as the text it is; an empty cell is "".
+@dataclass(frozen=True)
+class MoleculeTable:
+    """Rows of a source of molecules.
 
-    Blank lines inside the table are rows; at its end they are not.
+    Attributes:
+        smiles: (n,) as the source has them, "" where it has none; of SDF records RDKit's.
+        molecules: (n,) what the featurizer gets; a row that could not be read is its error.
+        cells: (n, columns) texts, "" where there is none.
+    """
+
+    smiles: list[str]
+    molecules: list[Molecule]
+    cells: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.molecules)
+
+
+def read_table(source: Source, smiles_column: str = "smiles") -> MoleculeTable:
+    """Read all rows of a source (see `read_molecules`) with all their columns.
 
     Raises:
-        TableError: no such file, not a table, rows longer than the header, or a column name twice.
+        TableError: it cannot be read, lacks the column of SMILES, or has a column twice.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
-            table = pd.read_csv(path, index_col=False, **options)
-            header = pd.read_csv(path, header=None, nrows=1, **options).iloc[0].tolist()
-    except FileNotFoundError as error:
-        raise TableError(f"{path} does not exist") from error
-    except pd.errors.ParserWarning as error:
-        raise TableError(f"{path} has rows with more cells than the header; remove trailing commas") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, csv.Error) as error:
-        raise TableError(f"{path} is no CSV table in UTF-8 ({error}); export it as CSV (UTF-8)") from error
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise TableError(f"{path} has the column {', '.join(repeated)} more than once; rename one")
-    filled = np.flatnonzero((table != "").any(axis=1))
-    return table.iloc[: filled[-1] + 1 if len(filled) else 0]
+    names, rows = open_rows(source, Columns(smiles_column, cells=True))
+    read = list(rows)
+    # Records of an SDF have columns of their own.
+    found = [name for name in names if not read or name in read[0].cells] or list(
+        dict.fromkeys(name for row in read for name in row.cells)
+    )
+    cells = pd.DataFrame([row.cells for row in read], columns=found, dtype=object).fillna("")
+    return MoleculeTable([row.smiles for row in read], [row.molecule for row in read], cells)
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -1,17 +1,15 @@
-"""Featurised molecules as a dataset for the Trainer, and their progress bar."""
+"""Featurised molecules as a dataset for the Trainer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import Dataset
 
-from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
+from ..feature_extraction_unimol2 import FeaturizedMolecule
 
 
 class FeaturizedDataset(Dataset[dict[str, Any]]):
@@ -48,18 +46,3 @@ class FeaturizedDataset(Dataset[dict[str, Any]]):
         row = next(islice(molecule.model_inputs(), chosen, None))
         weights = {} if self.row_weights is None else {"row_weights": self.row_weights[index]}
         return {**row, "labels": self.labels[index], **weights}
-
-
-def featurize_with_progress(
-    extractor: UniMol2FeatureExtractor,
-    smiles: Iterable[str],
-    total: int,
-    num_workers: int,
-    console: Console,
-) -> list[FeaturizedMolecule]:
-    """Featurise every row, bad ones included, under a progress bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        return list(
-            progress.track(extractor.featurize(smiles, num_workers=num_workers), total=total, description="conformers")
-        )

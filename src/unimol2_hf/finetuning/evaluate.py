@@ -11,22 +11,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..configuration_unimol2 import BINARY, MULTICLASS, REGRESSION
-from ..data.atomic_files import write_json_whole
+from ..data.atomic_files import make_output_folder, write_json_whole
 from ..data.splits import TEST, TRAIN, UNUSED, VALID
 from ..data.tables import conformer_summary
-from ..fingerprints import morgan_bits, save_fingerprints
-from ..molecules import molecule_of
+from ..fingerprints import bits_of_all, save_fingerprints
+from ..molecules import has_bonds, molecule_of
 from ..targets.metrics import METRICS_VERSION, metrics_by_target, outputs_by_target
 from ..targets.predictions import PREDICTED
 from ..worker_pool import worker_count
 from .baselines import DESCRIPTOR_BOOSTING, ECFP4_FOREST, BaselineTable, baseline_report
 from .plots import save_learning_curve, save_test_plot
-from .prepare import PreparedTable
+from .prepare import ROWS_FILE, PreparedTable
 from .settings import FinetuneSettings
 
 FloatArray = NDArray[np.floating[Any]]
 
-ROWS_FILE, METRICS_FILE, TRAINING_SET_FILE = "rows.csv", "metrics.json", "training_set.parquet"
+METRICS_FILE, TRAINING_SET_FILE = "metrics.json", "training_set.parquet"
 # What is shown of each kind of target, beside what the training labels alone would give.
 _SHOWN = {
     REGRESSION: (("MAE", "mae"), ("RMSE", "rmse"), ("R2", "r2"), ("MAE of the mean", "baseline_mae")),
@@ -66,13 +66,14 @@ def evaluate(prepared: PreparedTable, predictions: FloatArray, settings: Finetun
     flat = [molecule for molecule in molecules if any(not c.provenance.is_3d for c in molecule.conformers)]
     rows = {part: len(table.rows_of(part)) for part in (TRAIN, VALID, TEST)}
     counts = {**rows, "all": len(molecules), "failed": len(failed), "with_flat_conformer": len(flat)}
-    beside = _baselines(prepared, settings) if len(molecules) <= MOST_BASELINE_ROWS else {}
+    small = len(molecules) <= MOST_BASELINE_ROWS and any(has_bonds(each) for each in prepared.read_molecules())
+    beside = _baselines(prepared, settings) if small else {}
     return {"version": METRICS_VERSION, **metrics, "baselines": beside, "rows": counts}
 
 
 def _baselines(prepared: PreparedTable, settings: FinetuneSettings) -> dict[str, Any]:
     table = prepared.table
-    baselines = BaselineTable(table.smiles, table.labels, prepared.targets, table.split, table.row_weights)
+    baselines = BaselineTable(prepared.read_molecules(), table.labels, prepared.targets, table.split, table.row_weights)
     return baseline_report(baselines, settings.seed, worker_count(settings.num_workers))
 
 
@@ -83,16 +84,20 @@ def write_outputs(
     report: dict[str, Any],
     history: list[dict[str, Any]],
 ) -> None:
-    """Write what the model was trained on, rows.csv, log_history.json, figures and, last, metrics.json.
+    """Write what the model was trained on, report/rows.csv, log_history.json, figures and, last, metrics.json.
 
     With that a run is finished. `fingerprints.safetensors` (of the training molecules) goes with the model;
-    `training_set.parquet` and `rows.csv` hold the user's own data, which publishing leaves out.
+    `training_set.parquet` (which `--split-file` reads) and `report/` hold the user's own data, which publishing leaves
+    out.
     """
-    table, training = prepared.table, prepared.table.rows_of(TRAIN)
-    save_fingerprints(output_dir, np.stack([morgan_bits(molecule_of(table.smiles[row])) for row in training]))
+    table, read = prepared.table, prepared.read_molecules()
+    training = [read[row] for row in table.rows_of(TRAIN)]
+    bits = bits_of_all(molecule_of(each) if has_bonds(each) else None for each in training)
+    save_fingerprints(output_dir, bits)
     labels = pd.DataFrame(table.labels, columns=table.target_names)
     own = pd.concat([pd.DataFrame({"smiles": table.smiles, "split": table.split}), labels], axis=1)
     own[table.split != UNUSED].to_parquet(output_dir / TRAINING_SET_FILE)
+    make_output_folder(output_dir / ROWS_FILE.parent)
     row_report(prepared, predictions).to_csv(output_dir / ROWS_FILE, index=False)
     write_json_whole(output_dir / "log_history.json", history)
     rows = prepared.table.rows_of(TEST)

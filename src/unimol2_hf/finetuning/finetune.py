@@ -10,7 +10,8 @@ from rich.markup import escape
 from transformers import set_seed
 
 from ..data.atomic_files import SETTINGS_FILE, write_settings
-from ..data.output_folder import fingerprint_of_source, locked_output, start_or_continue
+from ..data.molecule_files import Source
+from ..data.output_folder import about_source, fingerprint_of_source, locked_output, start_or_continue
 from ..models.packaged import resolve_model
 from .evaluate import METRICS_FILE, evaluate, print_report, write_outputs
 from .prepare import prepare
@@ -18,8 +19,10 @@ from .settings import FinetuneSettings
 from .train import CHECKPOINTS, load_start_config, predict_molecules, train
 
 
-def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
+def finetune(data: Source, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
     """Fine-tune, evaluate on the held-out part, and write model, metrics, predictions, row report and figures.
+
+    `data` is whatever `read_molecules` reads, a DataFrame or a `datasets.Dataset` too.
 
     A run that was killed goes on where it was, with the same losses, by the same call; a finished one is told anew.
 
@@ -27,7 +30,7 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
         What `metrics.json` holds: `test` and `valid` metrics by target, and the counts of rows.
 
     Raises:
-        TableError: the table cannot be used (see `read_labelled_table`), or every molecule of a part failed.
+        TableError: the table cannot be used (see `prepare`), or every molecule of a part failed.
         OutputFolderError: the folder cannot be used, another process is at work there, or it holds another run.
         ModelError: the model cannot be loaded, or training diverged.
     """
@@ -43,10 +46,10 @@ def finetune(data: Path, output_dir: Path, settings: FinetuneSettings, console: 
         return _run(data, output_dir, settings, console)
 
 
-def _claim(data: Path, output_dir: Path, settings: FinetuneSettings) -> None:
+def _claim(data: Source, output_dir: Path, settings: FinetuneSettings) -> None:
     """Note what the folder is for; refuse one that holds another run."""
     job = {"settings": settings.of_output(), "data": fingerprint_of_source(data), "model": _model_fingerprint(settings)}
-    start_or_continue(output_dir, job, (output_dir / METRICS_FILE).exists(), {"data": str(data.resolve())})
+    start_or_continue(output_dir, job, (output_dir / METRICS_FILE).exists(), about_source(data))
     write_settings(output_dir / SETTINGS_FILE, settings)
 
 
@@ -56,13 +59,13 @@ def _model_fingerprint(settings: FinetuneSettings) -> Any:
     return [fingerprint_of_source(path)[0] for path in weights] or settings.scale or settings.model
 
 
-def _run(data: Path, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
+def _run(data: Source, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
     set_seed(settings.seed)
     prepared = prepare(data, settings, console)
     # The molecules may have been made in workers or read from somewhere: the model's random numbers begin here.
     set_seed(settings.seed)
-    trainer = train(prepared, settings, output_dir)
-    predictions = predict_molecules(trainer.model, prepared, prepared.molecules, settings.batch_size)
+    trainer = train(prepared, settings, output_dir, console)
+    predictions = predict_molecules(trainer.property_model, prepared, prepared.molecules, settings.batch_size)
     report = evaluate(prepared, predictions, settings)
     write_outputs(output_dir, prepared, predictions, report, trainer.state.log_history)
     shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)

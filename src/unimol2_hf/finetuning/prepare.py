@@ -10,18 +10,35 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..configuration_unimol2 import REGRESSION
-from ..data.splits import TEST, TRAIN, UNUSED, VALID
+from ..data.conformer_cache import cache_for, featurize_cached
+from ..data.identity import identities
+from ..data.molecule_files import Source
+from ..data.progress import stage
+from ..data.splits import (
+    TEST,
+    TRAIN,
+    UNUSED,
+    VALID,
+    Parts,
+    make_split,
+    one_part_a_molecule,
+    split_by_column,
+    split_by_file,
+)
+from ..data.tables import MoleculeTable, add_note, read_table, require_columns
 from ..errors import TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..models.loading import load_feature_extractor
+from ..molecules import Molecule
 from ..targets.kinds import describe_target, kinds_in
-from ..targets.labels import LabelledTable, check_parts, read_labelled_table
+from ..targets.labels import Duplicates, LabelledTable, check_parts, label_table, resolve_duplicates
 from ..worker_pool import worker_count
-from .dataset import FeaturizedDataset, featurize_with_progress
+from .dataset import FeaturizedDataset
 from .settings import FinetuneSettings
 
 Scales = list[dict[str, Any]]
 
+ROWS_FILE, SPLIT = Path("report/rows.csv"), "split"
 SMALLEST_RELATIVE_STD = 1e-4
 _SHOWN_TARGETS = 6
 
@@ -44,6 +61,11 @@ class PreparedTable:
     targets: Scales
     extra_features: Scales
 
+    def read_molecules(self) -> list[Molecule]:
+        """What was read of each row: standardised where that is asked for."""
+        made = zip(self.molecules, self.table.molecules, strict=True)
+        return [molecule.standardized_smiles or given for molecule, given in made]
+
     def training_data(self) -> FeaturizedDataset:
         """The training part; of several conformers one is drawn anew each time."""
         rows = self.table.rows_of(TRAIN)
@@ -54,34 +76,72 @@ class PreparedTable:
         return FeaturizedDataset([self.molecules[row] for row in rows], self.table.labels[rows], weights)
 
 
-def prepare(data: Path, settings: FinetuneSettings, console: Console) -> PreparedTable:
+def prepare(data: Source, settings: FinetuneSettings, console: Console) -> PreparedTable:
     """Read, split and featurise a table.
 
     Raises:
-        TableError: the table cannot be used (see `read_labelled_table`), or every molecule of a part failed.
+        TableError: the table cannot be used (see `label_table`, `make_split`), or every molecule of a part failed.
     """
-    table = read_labelled_table(
-        data,
-        settings.smiles_column,
+    source = read_table(data, settings.smiles_column)
+    table = label_table(
+        source,
         settings.targets,
-        settings.split_column,
-        settings.split_method,
-        settings.seed,
         kinds_in(settings.tasks),
         settings.feature_columns,
         settings.weight_column,
+        [each for each in (settings.smiles_column, settings.split_column, settings.split_by) if each],
     )
     tell_targets(table, console)
-    if settings.scale is not None:
-        extractor = UniMol2FeatureExtractor(**settings.featurizer)
-    else:
-        extractor = load_feature_extractor(settings.model, optional=True, **settings.featurizer)
+    extractor = _extractor(settings)
     workers = worker_count(settings.num_workers)
-    featurized = featurize_with_progress(extractor, table.smiles, len(table.smiles), workers, console)
-    molecules = [_with_extra_features(table, row, molecule) for row, molecule in enumerate(featurized)]
+    names = identities(table.molecules, extractor.settings().standardize, workers)
+    _tell_duplicates(resolve_duplicates(table, names, settings.duplicates), console)
+    table.use(split_of(source, table, names, settings, console))
+    cache = cache_for(extractor, settings.conformer_cache)
+    molecules = []
+    with stage(console, "conformers", len(table.molecules)) as advance:
+        for row, molecule in featurize_cached(extractor, enumerate(table.molecules), cache, num_workers=workers):
+            molecules.append(_with_extra_features(table, row, molecule))
+            advance(1)
     _exclude_failed(table, molecules)
     balanced = settings.class_weights == "balanced"
     return PreparedTable(table, molecules, extractor, scaled_targets(table, balanced), scaled_features(table))
+
+
+def _extractor(settings: FinetuneSettings) -> UniMol2FeatureExtractor:
+    if settings.scale is not None:
+        return UniMol2FeatureExtractor(**settings.featurizer)
+    return load_feature_extractor(settings.model, optional=True, **settings.featurizer)
+
+
+def split_of(
+    source: MoleculeTable, table: LabelledTable, names: list[str], settings: FinetuneSettings, console: Console
+) -> Parts:
+    """The part of each row, as the settings ask for it; no molecule is in two."""
+    others = [each for each in (settings.split_column, settings.split_by) if each and not settings.split_file]
+    require_columns(source.cells, others)
+    if settings.split_file:
+        column = settings.split_column or SPLIT
+        path = Path(settings.split_file)
+        split = split_by_file(path, column, settings.smiles_column, names, table.notes)
+    elif settings.split_column:
+        split = split_by_column(source.cells[settings.split_column], table.notes)
+    else:
+        order = source.cells[settings.split_by] if settings.split_by else None
+        return make_split(names, settings.split_method, settings.seed, order, settings.folds, settings.fold)
+    count = one_part_a_molecule(split, names, table.notes)
+    if count:
+        console.print(f"{count} rows left out: the same molecule is in a later part of the split (see {ROWS_FILE})")
+    return split
+
+
+def _tell_duplicates(found: Duplicates, console: Console) -> None:
+    if found.rows:
+        against = ", ".join(f"{count} in {name}" for name, count in found.contradictions.items())
+        console.print(
+            escape(f"{found.rows} rows repeat a molecule; contradictory: {against or 'none'} (see {ROWS_FILE})"),
+            highlight=False,
+        )
 
 
 def tell_targets(table: LabelledTable, console: Console) -> None:
@@ -99,7 +159,9 @@ def tell_targets(table: LabelledTable, console: Console) -> None:
 
 
 def _with_extra_features(table: LabelledTable, row: int, molecule: FeaturizedMolecule) -> FeaturizedMolecule:
-    """As at prediction, a row without one of the numbers is a failed one."""
+    """As at prediction, a row without one of the numbers is a failed one; what was standardised is noted."""
+    if molecule.standardized_smiles is not None:
+        add_note(table.notes, row, f"standardised to {molecule.standardized_smiles}")
     given = {name: float(values[row]) for name, values in table.extra_features.items() if not np.isnan(values[row])}
     return molecule.with_extra_features(list(table.extra_features), given)
 

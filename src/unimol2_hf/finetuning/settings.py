@@ -3,6 +3,7 @@
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
+from ..data.settings import CacheSettings
 from ..errors import SettingsError
 from ..settings_unimol2 import (
     MACHINE,
@@ -14,6 +15,7 @@ from ..settings_unimol2 import (
     Settings,
     TrainingPrecision,
     option,
+    other_default,
 )
 
 
@@ -34,15 +36,37 @@ class FinetuneSettings(Settings):
     model: str = option(NANO_NAME, "unimol2-nano (pretrained), a folder or a Hub id")
     scale: str | None = option(None, f"random weights of a scale instead: {', '.join(SCALES)}", group=TRAINING)
     split_column: str | None = option(None, "column with train, valid, test; without one the table is split")
-    split_method: Literal["scaffold", "random"] = option("scaffold", "how it is split")
-    epochs: int = option(60, "passes over the training part", minimum=1)
+    split_file: str | None = option(
+        None,
+        "table of molecules and their parts, such as another run's training_set.parquet; its column: split, "
+        "unless split_column names another",
+    )
+    split_method: Literal["scaffold", "cluster", "random"] = option(
+        "scaffold", "how it is split: Bemis-Murcko scaffolds, Butina clusters (ECFP4, distance 0.6), or molecules"
+    )
+    split_by: str | None = option(None, "column of numbers or dates to split by instead: the last tenth is tested on")
+    folds: int = option(0, "cross-validation: this many folds instead of 80/10/10; 0: none", minimum=0, maximum=100)
+    fold: int = option(0, "fold that is tested on, from 0; the next one validates", minimum=0)
+    epochs: int | None = option(
+        None, "passes over the training part; default by size of table and model (README)", minimum=1
+    )
+    duplicates: Literal["keep", "average", "drop"] = option(
+        "keep",
+        "rows of one molecule: keep all (in one part of the split), make one row with the mean label, or the same and "
+        "drop labels that contradict each other",
+    )
     smiles_column: str = option("smiles", "column with SMILES")
     feature_columns: tuple[str, ...] = option(
         (), "numeric columns that the model reads besides the molecule, and asks for at prediction (assay pH, dose)"
     )
     weight_column: str | None = option(None, "column with what a row counts in training")
     batch_size: int = option(32, "molecules of a batch", group=TRAINING, minimum=1)
-    learning_rate: float = option(4e-4, "peak rate", group=TRAINING, minimum=0)
+    learning_rate: float | None = option(
+        None, "peak rate; default by size of the model (README)", group=TRAINING, minimum=0
+    )
+    lora: int = option(
+        0, "train adapters of this rank (LoRA) and the head instead of all weights; 0: all", group=TRAINING, minimum=0
+    )
     warmup: float = option(0.06, "share of all steps in which the rate rises", group=TRAINING, minimum=0, maximum=0.99)
     weight_decay: float = option(0.0, "AdamW's", group=TRAINING, minimum=0)
     patience: int = option(
@@ -63,15 +87,23 @@ class FinetuneSettings(Settings):
     precision: TrainingPrecision = option("float32", "of training; bfloat16 is autocast", group=TRAINING)
     seed: int = option(0, "of split, weights, batches and conformer draws", group=TRAINING, minimum=0)
     num_workers: int | None = option(None, "processes for conformers; default: all cores", group=MACHINE, minimum=0)
+    conformer_cache: str = other_default(CacheSettings, "conformer_cache", "auto")
     featurizer: dict[str, Any] = option({}, "options of the featurizer")
 
     def of_output(self) -> dict[str, Any]:
         """The settings on which the output depends; where the others change, a run may go on."""
-        how = ("model", "num_workers", "report_to")
+        how = ("model", "num_workers", "report_to", "conformer_cache")
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in how}
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        chosen = [name for name in ("split_file", "split_by") if getattr(self, name) is not None]
+        if len(chosen) > 1 or (self.split_by and self.split_column):
+            raise SettingsError("split_column, split_file and split_by are three ways to split; give one")
+        if self.folds in (1, 2) or (self.folds and self.fold >= self.folds):
+            raise SettingsError(f"fold {self.fold} of {self.folds} folds: use 3 or more folds, counted from 0")
+        if self.folds and (self.split_column or self.split_file):
+            raise SettingsError("folds are made by split_method or split_by; a column or file says the split itself")
         if self.scale is not None and self.scale.lower() not in SCALES:
             raise SettingsError(f"unknown scale {self.scale!r}; use one of {', '.join(SCALES)}")
         if self.model.lower() in SCALES:

@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ..batching import max_pairs_for
 from ..configuration_unimol2 import UniMol2Config
-from ..data.splits import VALID
-from ..errors import ModelError
+from ..data.progress import stage
+from ..data.splits import TRAIN, VALID
+from ..errors import ModelError, SettingsError
 from ..feature_extraction_unimol2 import FeaturizedMolecule
 from ..modeling_unimol2 import (
     UniMol2ForPropertyClassification,
@@ -30,6 +32,7 @@ from ..targets.predictions import output_values
 from ..training.checkpoints import MarkComplete, last_complete_checkpoint, remove_incomplete_checkpoints
 from ..training.collator import DataCollatorForUniMol2
 from ..training.trainer import UniMol2Trainer
+from .defaults import Recipe, recipe_for
 from .prepare import PreparedTable
 from .settings import FinetuneSettings
 
@@ -51,16 +54,34 @@ class PropertyTrainer(UniMol2Trainer):
         # Where evaluation is asked for, the Trainer wants to see something to evaluate on.
         super().__init__(*args, train_dataset=prepared.training_data(), eval_dataset=[], **kwargs)
         self.control: TrainerControl
+        self.model: Any
         rows = prepared.table.rows_of(VALID)
         self._prepared, self._labels = prepared, prepared.table.labels[rows]
         self._molecules = [prepared.molecules[row] for row in rows]
+
+    @property
+    def property_model(self) -> UniMol2ForPropertyPrediction:
+        """The model itself, with the adapters that were put into it."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        found: UniMol2ForPropertyPrediction = model.get_base_model() if self._has_adapters else model
+        return found
+
+    @property
+    def _has_adapters(self) -> bool:
+        return hasattr(self.accelerator.unwrap_model(self.model), "merge_and_unload")
+
+    def merge_adapters(self) -> None:
+        """Add adapters, if there are any, to the weights, so that the folder is a model like every other."""
+        if self._has_adapters:
+            self.model = self.accelerator.unwrap_model(self.model).merge_and_unload()
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """`score` (see `validation_score`) and the MAE of regression targets on the validation part."""
-        model = self.accelerator.unwrap_model(self.model)
-        predictions = predict_molecules(model, self._prepared, self._molecules, self.args.per_device_eval_batch_size)
+        predictions = predict_molecules(
+            self.property_model, self._prepared, self._molecules, self.args.per_device_eval_batch_size
+        )
         targets = self._prepared.targets
         metrics = {f"{metric_key_prefix}_score": math.nan}
         if np.isfinite(predictions).all():
@@ -70,16 +91,18 @@ class PropertyTrainer(UniMol2Trainer):
         return metrics
 
 
-def train(prepared: PreparedTable, settings: FinetuneSettings, output_dir: Path) -> UniMol2Trainer:
+def train(prepared: PreparedTable, settings: FinetuneSettings, output_dir: Path, console: Console) -> PropertyTrainer:
     """Train from the last whole checkpoint, keep the best epoch, and save model and featurizer."""
     model = make_model(settings, prepared)
-    args = training_arguments(settings, output_dir)
-    callbacks: list[TrainerCallback] = [StopWhenDiverged(), MarkComplete()]
+    args = training_arguments(
+        settings, recipe_for(settings, model.config, len(prepared.table.rows_of(TRAIN))), output_dir
+    )
+    callbacks: list[TrainerCallback] = [StopWhenDiverged(), MarkComplete(), ShowProgress(console)]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
     remove_incomplete_checkpoints(Path(args.output_dir))
     trainer = PropertyTrainer(
-        model=model,
+        model=with_adapters(model, settings.lora) if settings.lora else model,
         # The run's device: the model is moved there later.
         max_pairs_at_once=max_pairs_for(args.device.type, model.config.pair_hidden_size),
         args=args,
@@ -92,6 +115,7 @@ def train(prepared: PreparedTable, settings: FinetuneSettings, output_dir: Path)
     checkpoint = last_complete_checkpoint(Path(args.output_dir))
     with _without_progress_bars():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.merge_adapters()
         trainer.save_model(str(output_dir))
     # A pickle of the Trainer's; settings.json says what it says.
     (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
@@ -108,6 +132,23 @@ def _without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             enable_progress_bar()
+
+
+class ShowProgress(TrainerCallback):
+    """The steps of training as a stage on the console."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._stage = console, ExitStack()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._advance = self._stage.enter_context(stage(self._console, "training steps", state.max_steps))
+        self._advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._advance(1)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stage.close()
 
 
 class StopWhenDiverged(TrainerCallback):
@@ -146,15 +187,35 @@ def make_model(settings: FinetuneSettings, prepared: PreparedTable) -> UniMol2Fo
     return load_model(model_class, settings.model, config, begins_anew=(TASK_HEAD,))
 
 
-def training_arguments(settings: FinetuneSettings, output_dir: Path) -> TrainingArguments:
+def with_adapters(model: UniMol2ForPropertyPrediction, rank: int) -> Any:
+    """The model with LoRA adapters on every linear layer, and the head trained as a whole (arXiv 2106.09685).
+
+    Raises:
+        SettingsError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model  # noqa: PLC0415
+    except ImportError as error:
+        raise SettingsError('lora needs peft; pip install "unimol2-hf[lora]"') from error
+    adapters = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        modules_to_save=[TASK_HEAD.rstrip(".")],
+        lora_dropout=0.0,
+    )
+    return get_peft_model(model, adapters)
+
+
+def training_arguments(settings: FinetuneSettings, recipe: Recipe, output_dir: Path) -> TrainingArguments:
     """The reference's fine-tuning recipe: Adam(0.9, 0.99, 1e-6), clip 1, linear decay, the best epoch kept."""
     half = settings.precision == "bfloat16"
     return TrainingArguments(
         output_dir=str(output_dir / CHECKPOINTS),
-        num_train_epochs=settings.epochs,
+        num_train_epochs=recipe.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        learning_rate=recipe.learning_rate,
         warmup_steps=settings.warmup,
         lr_scheduler_type="linear",
         weight_decay=settings.weight_decay,

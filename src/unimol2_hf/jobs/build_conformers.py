@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from rdkit import Chem
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..conformers import TWO_DIMENSIONAL, Conformer, conformer_versions, depict, generate_conformers, given_conformers
 from ..data.atomic_files import SETTINGS_FILE, write_json_whole, write_settings
 from ..data.descriptors import descriptor_names, rdkit_descriptors
-from ..data.molecule_files import MoleculeRow, kept_widths, read_molecules
+from ..data.molecule_files import approximate_rows, kept_widths, read_molecules
+from ..data.molecule_rows import MoleculeRow
 from ..data.number_columns import as_stored, number_field
-from ..data.output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
+from ..data.output_folder import SUMMARY_FILE, about_source, fingerprint_of_source, locked_output, start_or_continue
+from ..data.progress import stage
 from ..data.scaffolds import murcko_scaffold
 from ..data.shards import (
     CONFORMERS,
@@ -117,8 +118,7 @@ def build_conformers(source: Path, output_dir: Path, settings: BuildSettings, co
             "conformers": conformer_versions(),
             "settings": settings.of_output(),
         }
-        about = {"source": str(source.resolve())}
-        start_or_continue(output_dir, job, bool(finished_shards(shards)), about, _todays_settings)
+        start_or_continue(output_dir, job, bool(finished_shards(shards)), about_source(source), _todays_settings)
         write_settings(output_dir / SETTINGS_FILE, settings)
         _build_missing_shards(source, shards, settings, schema, console)
         return _finish(output_dir, console)
@@ -137,9 +137,7 @@ def _build_missing_shards(
     source: Path, shards: Path, settings: BuildSettings, schema: pa.Schema, console: Console
 ) -> None:
     done = finished_shards(shards)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} rows"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("conformers", total=None)
+    with stage(console, "conformers", approximate_rows(source)) as advance:
         rows = _rows_of(source, settings)
         first_rows = _FirstRows()
 
@@ -147,7 +145,7 @@ def _build_missing_shards(
             for number, shard in groupby(rows, lambda row: row.number // settings.rows_per_shard):
                 if number in done:
                     first_rows.remember_shard(shard_path(shards, number))
-                    progress.advance(task, sum(1 for _ in shard))
+                    advance(sum(1 for _ in shard))
                 else:
                     yield from ((row.number, first_rows.check(row)) for row in shard)
 
@@ -160,7 +158,7 @@ def _build_missing_shards(
                 for record in group:
                     summary.add(record, record.pop("duplicate"))
                     writer.write(record)
-                    progress.advance(task)
+                    advance(1)
                 writer.counts = asdict(summary)
 
 

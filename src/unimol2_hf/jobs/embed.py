@@ -19,12 +19,14 @@ import torch
 from rdkit import Chem
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..conformers import conformer_versions
 from ..data.atomic_files import SETTINGS_FILE, write_json_whole, write_settings
-from ..data.molecule_files import MoleculeRow, read_molecules
-from ..data.output_folder import SUMMARY_FILE, fingerprint_of_source, locked_output, start_or_continue
+from ..data.conformer_cache import ConformerCache, cache_for, featurize_cached
+from ..data.molecule_files import approximate_rows, read_molecules
+from ..data.molecule_rows import MoleculeRow
+from ..data.output_folder import SUMMARY_FILE, about_source, fingerprint_of_source, locked_output, start_or_continue
+from ..data.progress import stage
 from ..data.shards import (
     CONFORMER_SCHEMA,
     CONFORMERS,
@@ -94,7 +96,7 @@ def start_or_continue_embedding(embedder: "LibraryEmbedder", source: Path, outpu
         "conformers": conformer_versions(),
         "settings": embedder.settings.of_output(),
     }
-    about = {"source": str(source.resolve()), "model": embedder.settings.model, "torch": torch.__version__}
+    about = {**about_source(source), "model": embedder.settings.model, "torch": torch.__version__}
     holds_output = bool(finished_shards(embedder.embeddings_dir))
     start_or_continue(output_dir, job, holds_output, about, _todays_settings)
     write_settings(output_dir / SETTINGS_FILE, embedder.settings)
@@ -111,21 +113,19 @@ def _todays_settings(recorded: dict[str, Any]) -> dict[str, Any]:
 def _embed_missing_shards(embedder: "LibraryEmbedder", source: Path, console: Console) -> None:
     settings = embedder.settings
     rows = read_molecules(source, settings.smiles_column, settings.id_column)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} rows"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("embedding", total=None)
+    with stage(console, "embedding", approximate_rows(source)) as advance:
 
         def missing() -> Iterator[MoleculeRow]:
             done = finished_shards(embedder.embeddings_dir)
             for row in rows:
                 if row.number // settings.rows_per_shard in done:
-                    progress.advance(task)
+                    advance(1)
                 else:
                     yield row
 
         featurized = embedder.featurize(missing(), worker_count(settings.num_workers))
         for number, shard in groupby(featurized, lambda pair: pair[0].number // settings.rows_per_shard):
-            embedder.write_shard(number, shard, lambda: progress.advance(task))
+            embedder.write_shard(number, shard, lambda: advance(1))
 
 
 class LibraryEmbedder:
@@ -152,7 +152,9 @@ class LibraryEmbedder:
         self, rows: Iterable[MoleculeRow], num_workers: int
     ) -> Iterator[tuple[MoleculeRow, FeaturizedMolecule]]:
         """Rows with their features, in order; workers run ahead."""
-        return featurize_rows(self.pipeline.feature_extractor, rows, self.settings, num_workers)
+        extractor, settings = self.pipeline.feature_extractor, self.settings
+        cache = cache_for(extractor, settings.conformer_cache, settings.featurizer)
+        return featurize_rows(extractor, rows, settings, num_workers, cache)
 
     def write_shard(
         self,
@@ -206,6 +208,7 @@ class LibraryEmbedder:
             "num_heavy_atoms": molecule.num_heavy_atoms if molecule.conformers else None,
             "cropped": molecule.cropped,
             "has_graph_features": molecule.has_graph_features,
+            "standardized_smiles": molecule.standardized_smiles,
             "provenance": [conformer.provenance.to_dict() for conformer in molecule.conformers],
             "error": result["error"],
             "error_code": result["error_code"],
@@ -216,15 +219,18 @@ class LibraryEmbedder:
 
 
 def featurize_rows(
-    extractor: UniMol2FeatureExtractor, rows: Iterable[MoleculeRow], settings: EmbedSettings, num_workers: int
+    extractor: UniMol2FeatureExtractor,
+    rows: Iterable[MoleculeRow],
+    settings: EmbedSettings,
+    num_workers: int,
+    cache: ConformerCache | None = None,
 ) -> Iterator[tuple[MoleculeRow, FeaturizedMolecule]]:
     """Rows with their features, in order; coordinates that came with their provenance keep it."""
     molecules = (
         (row, _without_conformers(row.molecule) if settings.ignore_conformers else row.molecule) for row in rows
     )
-    featurized = extractor.featurize_pairs(
-        molecules, num_workers=num_workers, read_ahead=_READ_AHEAD, **settings.featurizer
-    )
+    options = {"num_workers": num_workers, "read_ahead": _READ_AHEAD, **settings.featurizer}
+    featurized = featurize_cached(extractor, molecules, cache, **options)
     for row, molecule in featurized:
         known = () if settings.ignore_conformers else row.provenance
         conformers = tuple(

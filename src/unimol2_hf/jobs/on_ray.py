@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..conformers import ConformerProvenance
-from ..data.molecule_files import MoleculeRow, read_molecules, stored_error
+from ..data.arrow_tables import stored_error
+from ..data.molecule_files import read_molecules
+from ..data.molecule_rows import MoleculeRow
 from ..data.output_folder import locked_output
 from ..data.shards import PROVENANCE, finished_shards, shard_path, whole_or_absent
 from ..errors import MoleculeError, SettingsError

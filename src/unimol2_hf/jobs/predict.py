@@ -1,14 +1,18 @@
 """Predict properties for a table with a fine-tuned model; every row stays."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 
-from ..data.atomic_files import make_output_folder, write_settings
-from ..data.tables import conformer_summary, read_table, require_columns
+from ..data.atomic_files import make_output_folder, write_settings, write_text_whole
+from ..data.conformer_cache import cache_for, featurize_cached
+from ..data.molecule_files import Source
+from ..data.progress import stage
+from ..data.tables import MoleculeTable, conformer_summary, read_table, require_columns
 from ..errors import OutputFolderError, TableError
 from ..modeling_unimol2 import UniMol2ForPropertyPrediction
 from ..models.loading import load_feature_extractor, load_model
@@ -17,16 +21,17 @@ from ..targets.predictions import prediction_cells, prediction_columns
 from ..worker_pool import worker_count
 from .settings import PredictSettings
 
-SIMILARITY, CONFORMER, ERROR, ERROR_CODE = "nearest_similarity", "conformer", "error", "error_code"
-_ROWS_AT_A_TIME = 1024
+SIMILARITY, STANDARDIZED, CONFORMER = "nearest_similarity", "standardized", "conformer"
+ERROR, ERROR_CODE = "error", "error_code"
 
 
-def predict(model: str, data: Path, output: Path, settings: PredictSettings, console: Console) -> dict[str, int]:
+def predict(model: str, data: Source, output: Path, settings: PredictSettings, console: Console) -> dict[str, int]:
     """Write the table with predictions, `conformer`, `error` and `error_code` added, in the input's order.
 
-    Predictions are `predicted_<target>`: values, probabilities of the positive class, or classes, with
-    `predicted_<target>_<class>` beside; `nearest_similarity` is that to the training molecules. Columns of numbers that
-    the model reads must be there.
+    `data` is whatever `read_molecules` reads, a DataFrame or a `datasets.Dataset` too. Predictions are
+    `predicted_<target>`: values, probabilities of the positive class, or classes, with `predicted_<target>_<class>`
+    beside; `nearest_similarity` is that to the training molecules; `standardized` what was read instead of the
+    molecule, where the model standardises. Columns of numbers that the model reads must be there.
 
     Beside OUTPUT.csv stands OUTPUT.settings.json.
 
@@ -38,29 +43,60 @@ def predict(model: str, data: Path, output: Path, settings: PredictSettings, con
         OutputFolderError: the output cannot be written.
         ModelError: the folder holds no fine-tuned model.
     """
-    table = read_table(data)
     pipeline = load_property_pipeline(model)
-    require_columns(table, [settings.smiles_column, *pipeline.model.config.extra_feature_names])
-    similarity = [SIMILARITY] if pipeline.has_similarity else []
-    added = [*prediction_columns(pipeline.model.config), *similarity, CONFORMER, ERROR, ERROR_CODE]
-    clashing = [name for name in added if name in table.columns]
+    table = read_table(data, settings.smiles_column)
+    require_columns(table.cells, pipeline.model.config.extra_feature_names)
+    added = _added_columns(pipeline, settings)
+    clashing = [name for name in added if name in table.cells.columns]
     if clashing:
         raise TableError(f"the table has columns that the predictions need: {', '.join(clashing)}; rename them")
     _check_output_file(output)
-    starts = range(0, max(1, len(table)), _ROWS_AT_A_TIME)
-    chunks = [table.iloc[start : start + _ROWS_AT_A_TIME] for start in starts]
     counts = {"rows": len(table), "failed": 0, "flat": 0}
-    predicted = [
-        _predict_chunk(pipeline, chunk, settings, counts)
-        for chunk in track(chunks, description="predicting", console=console)
-    ]
-    pd.concat(predicted).to_csv(output, index=False)
+    with stage(console, "predicting", len(table)) as advance:
+        rows = []
+        for row in _predicted_rows(pipeline, table, settings, counts):
+            rows.append(row)
+            advance(1)
+    predicted = pd.DataFrame(rows, columns=added, index=table.cells.index)
+    write_text_whole(output, pd.concat([table.cells, predicted], axis=1).to_csv(index=False))
     write_settings(output.with_suffix(".settings.json"), settings)
     console.print(
         f"{counts['rows']} rows written to {escape(str(output))}: {counts['failed']} failed "
         f"(reason in the error column), {counts['flat']} from a 2D conformer"
     )
     return counts
+
+
+def _added_columns(pipeline: MoleculePropertyPipeline, settings: PredictSettings) -> list[str]:
+    similarity = [SIMILARITY] if pipeline.has_similarity else []
+    standardizes = pipeline.feature_extractor.settings(**settings.featurizer).standardize != "none"
+    standardized = [STANDARDIZED] if standardizes else []
+    return [*prediction_columns(pipeline.model.config), *similarity, *standardized, CONFORMER, ERROR, ERROR_CODE]
+
+
+def _predicted_rows(
+    pipeline: MoleculePropertyPipeline, table: MoleculeTable, settings: PredictSettings, counts: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    config, extractor = pipeline.model.config, pipeline.feature_extractor
+    features = table.cells[config.extra_feature_names].to_dict("records")
+    pairs = (((molecule, given), molecule) for molecule, given in zip(table.molecules, features, strict=True))
+    cache = cache_for(extractor, settings.conformer_cache, settings.featurizer)
+    workers = worker_count(settings.num_workers)
+    featurized = featurize_cached(extractor, pairs, cache, num_workers=workers, **settings.featurizer)
+    complete = (pipeline.complete(made, molecule, given) for (molecule, given), made in featurized)
+    columns = prediction_columns(config)
+    for result in pipeline.run_featurized(complete, settings.batch_size):
+        provenance = result["provenance"]
+        counts["failed"] += result["error"] is not None
+        counts["flat"] += any(not each["is_3d"] for each in provenance)
+        yield {
+            **dict(zip(columns, prediction_cells(result, config), strict=True)),
+            SIMILARITY: result.get(SIMILARITY),
+            STANDARDIZED: (provenance[0]["standardized_smiles"] if provenance else None) or "",
+            CONFORMER: conformer_summary(each["method"] for each in provenance),
+            ERROR: result["error"] or "",
+            ERROR_CODE: result["error_code"] or "",
+        }
 
 
 def _check_output_file(output: Path) -> None:
@@ -80,28 +116,3 @@ def load_property_pipeline(model: str) -> MoleculePropertyPipeline:
     """
     loaded = load_model(UniMol2ForPropertyPrediction, model)
     return MoleculePropertyPipeline(model=loaded.eval(), feature_extractor=load_feature_extractor(model))
-
-
-def _predict_chunk(
-    pipeline: MoleculePropertyPipeline, chunk: pd.DataFrame, settings: PredictSettings, counts: dict[str, int]
-) -> pd.DataFrame:
-    config = pipeline.model.config
-    features = chunk[config.extra_feature_names].to_dict("records")
-    molecules = zip(chunk[settings.smiles_column], features, strict=True)
-    results = pipeline(
-        [{"molecule": molecule, "features": given} for molecule, given in molecules],
-        batch_size=settings.batch_size,
-        num_workers=worker_count(settings.num_workers),
-        **settings.featurizer,
-    )
-    cells = [prediction_cells(result, config) for result in results]
-    predicted = pd.DataFrame(cells, columns=prediction_columns(config), index=chunk.index)
-    chunk = pd.concat([chunk, predicted], axis=1)
-    if pipeline.has_similarity:
-        chunk[SIMILARITY] = [result[SIMILARITY] for result in results]
-    chunk[CONFORMER] = [conformer_summary(c["method"] for c in result["provenance"]) for result in results]
-    chunk[ERROR] = [result["error"] or "" for result in results]
-    chunk[ERROR_CODE] = [result["error_code"] or "" for result in results]
-    counts["failed"] += sum(result["error"] is not None for result in results)
-    counts["flat"] += sum(any(not c["is_3d"] for c in result["provenance"]) for result in results)
-    return chunk

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from ..data.settings import CacheSettings
 from ..errors import SettingsError
 from ..settings_unimol2 import (
     MACHINE,
@@ -22,6 +23,7 @@ RAY = "Ray"
 # Where a command's default is another one than the component's, and why.
 OTHER_DEFAULTS: dict[str, tuple[Any, str]] = {
     "num_conformers": (10, "conformers build: pretraining draws from 10 conformers (arXiv 2406.14969, section 3)"),
+    "conformer_cache": ("none", "embed: a library's conformers would fill the disk; --keep-conformers keeps them"),
     "include_2d": (True, "conformers build: and from the 2D one (the same)"),
 }
 
@@ -33,6 +35,7 @@ class PredictSettings(Settings):
     smiles_column: str = option("smiles", "column with SMILES")
     batch_size: int = option(32, "most conformers of a batch", group=MACHINE, minimum=1)
     num_workers: int | None = option(None, "processes for conformers; default: all cores", group=MACHINE, minimum=0)
+    conformer_cache: str = other_default(CacheSettings, "conformer_cache", "auto")
     featurizer: dict[str, Any] = option({}, "options of the featurizer")
 
 
@@ -63,11 +66,12 @@ class EmbedSettings(Settings):
         group=MACHINE,
     )
     num_workers: int | None = option(None, "processes for conformers; default: all cores", group=MACHINE, minimum=0)
+    conformer_cache: str = other_default(CacheSettings, "conformer_cache", OTHER_DEFAULTS["conformer_cache"][0])
     featurizer: dict[str, Any] = option({}, "options of the featurizer")
 
     def of_output(self) -> dict[str, Any]:
         """The settings on which the output depends; where the others change, a job may go on."""
-        how = ("model", "device", "num_workers")
+        how = ("model", "device", "num_workers", "conformer_cache")
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in how}
 
 

@@ -2,37 +2,35 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..data.splits import (
-    TEST,
-    TRAIN,
-    UNUSED,
-    VALID,
-    _parse_split,
-    make_split,
-)
-from ..data.tables import add_note, read_table, require_columns
-from ..errors import TableError
+from ..configuration_unimol2 import REGRESSION
+from ..data.identity import first_rows
+from ..data.splits import TEST, TRAIN, UNUSED, VALID, Parts
+from ..data.tables import MoleculeTable, add_note, require_columns
+from ..errors import MoleculeError, TableError
+from ..molecules import Molecule
 from .kinds import read_target
 from .predictions import PREDICTED
 
 ROW_REPORT_COLUMNS = ("smiles", "split", "conformer", "error", "error_code", "note")
+# In standard deviations of a column: two measurements of one molecule that differ by more contradict each other.
+CONTRADICTION = 0.5
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass
 class LabelledTable:
-    """Molecules with labels and a split, one entry for every row of the file.
+    """Molecules with labels, one entry for every row of the source.
 
     Attributes:
         smiles: (n,) strings; a missing cell is "".
+        molecules: (n,) what the featurizer gets.
         labels: (n, targets) float64: values, 0 or 1, indices of classes; NaN where missing.
         split: (n,) of "train", "valid", "test" or "" (unused).
         notes: (n,) what was odd about a row's labels or split; empty when nothing was.
@@ -43,8 +41,9 @@ class LabelledTable:
     """
 
     smiles: list[str]
+    molecules: list[Molecule]
     labels: FloatArray
-    split: NDArray[np.str_]
+    split: Parts
     notes: list[str]
     targets: list[dict[str, Any]]
     left_out: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -58,64 +57,147 @@ class LabelledTable:
     def rows_of(self, split: str) -> NDArray[np.intp]:
         return np.flatnonzero(self.split == split)
 
+    def use(self, split: Parts) -> None:
+        """Take a split; a row without a label stays unused.
 
-def read_labelled_table(
-    path: Path,
-    smiles_column: str,
+        Raises:
+            TableError: a part is empty, or a target has fewer than two different training labels.
+        """
+        unlabelled = np.isnan(self.labels).all(axis=1)
+        for row in np.flatnonzero(unlabelled):
+            if not self.notes[row]:
+                add_note(self.notes, int(row), "no label")
+        self.split = np.where(unlabelled, UNUSED, split)
+        check_parts(self)
+
+
+def label_table(
+    table: MoleculeTable,
     targets: Sequence[str],
-    split_column: str | None = None,
-    split_method: str = "scaffold",
-    seed: int = 0,
     kinds: Mapping[str, str] | None = None,
     feature_columns: Sequence[str] = (),
     weight_column: str | None = None,
+    reserved: Sequence[str] = (),
 ) -> LabelledTable:
-    """Read molecules, labels and split; what is odd about a row is noted, never dropped.
+    """Read the labels of a table; what is odd about a row is noted, never dropped.
 
     Args:
+        table: with all its columns.
+        targets: columns with labels.
         kinds: of the targets for which it is not to be guessed.
         feature_columns: numbers that the model is to read besides the molecule; NaN where there is none.
         weight_column: what a row counts in training.
+        reserved: columns of another use.
+
+    Returns:
+        The labels, without a split.
 
     Raises:
-        TableError: a column is missing, a target has no label or only one value in the training part, labels are
-            qualified numbers, or the split lacks a training or a test part.
+        TableError: a column is missing, or labels are qualified numbers.
     """
-    table = read_table(path)
-    others = [each for each in (split_column, weight_column, *feature_columns) if each]
-    require_columns(table, [smiles_column, *targets, *others])
-    _check_target_names(targets, [smiles_column, *others])
+    cells = table.cells
+    others = [each for each in (weight_column, *feature_columns) if each]
+    require_columns(cells, [*targets, *others])
+    _check_target_names(targets, [*others, *reserved])
+    if not len(table):
+        raise TableError("the table has no rows")
     notes = [""] * len(table)
-    columns = [read_target(table[name].tolist(), name, (kinds or {}).get(name)) for name in targets]
+    # Of a row with a cell too many nobody knows which is which.
+    unread = np.array([isinstance(molecule, MoleculeError) for molecule in table.molecules])
+    texts = {name: np.where(unread, "", cells[name]).tolist() for name in targets}
+    columns = [read_target(texts[name], name, (kinds or {}).get(name)) for name in targets]
     for column in columns:
         for row, text in column.left_out.items():
             add_note(notes, row, f"label {text!r} of {column.target['name']} is no number, taken as missing")
-    smiles = table[smiles_column].tolist()
-    if split_column:
-        split = _parse_split(table[split_column], split_column, notes)
-    else:
-        split = make_split(smiles, split_method, seed)
-    labelled = LabelledTable(
-        smiles,
+    return LabelledTable(
+        table.smiles,
+        table.molecules,
         np.stack([column.labels for column in columns], axis=1),
-        split,
+        np.full(len(table), UNUSED, dtype="<U5"),
         notes,
         [column.target for column in columns],
         {str(column.target["name"]): column.left_out for column in columns if column.left_out},
-        {name: _numbers(table[name], name) for name in feature_columns},
-        None if weight_column is None else _weights(table[weight_column], weight_column),
+        {name: _numbers(cells[name], name) for name in feature_columns},
+        None if weight_column is None else _weights(cells[weight_column], weight_column),
     )
-    _take_out_of_use(labelled)
-    check_parts(labelled)
-    return labelled
 
 
-def _take_out_of_use(table: LabelledTable) -> None:
-    """Rows without a label."""
-    unlabelled = np.isnan(table.labels).all(axis=1)
-    for row in np.flatnonzero(unlabelled):
-        add_note(table.notes, int(row), "no label")
-    table.split[unlabelled] = UNUSED
+@dataclass(frozen=True)
+class Duplicates:
+    """What a table repeats.
+
+    Attributes:
+        rows: that have a molecule (and extra numbers) of an earlier row.
+        contradictions: of each target the molecules whose labels contradict each other.
+    """
+
+    rows: int
+    contradictions: dict[str, int]
+
+
+def resolve_duplicates(table: LabelledTable, names: Sequence[str], how: str) -> Duplicates:
+    """Note the rows of one molecule, and make one row of them where that is asked for.
+
+    Labels contradict each other where they are different classes, or numbers further apart than half the column's
+    standard deviation.
+
+    Args:
+        table: its labels are changed.
+        names: identity of each row.
+        how: "keep" leaves all rows; "average" gives the first row the mean, of classes the most frequent one (none
+            where two are as frequent); "drop" does so, but contradictory labels count as missing.
+    """
+    extra = np.array(list(table.extra_features.values())).T if table.extra_features else np.empty((len(names), 0))
+    first = np.array(first_rows(f"{name} {values.tolist()}" for name, values in zip(names, extra, strict=True)))
+    repeated = np.flatnonzero(first != np.arange(len(first)))
+    spread = np.array(
+        [_tolerance(target, labels) for target, labels in zip(table.targets, table.labels.T, strict=True)]
+    )
+    contradictions = dict.fromkeys(table.target_names, 0)
+    for leader in np.unique(first[repeated]):
+        rows = np.flatnonzero(first == leader)
+        labels = table.labels[rows]
+        present = ~np.isnan(labels).all(axis=0)
+        against = np.zeros(labels.shape[1], dtype=bool)
+        against[present] = _ranges(labels[:, present]) > spread[present]
+        for name, contradicts in zip(table.target_names, against, strict=True):
+            contradictions[name] += bool(contradicts)
+        _note_duplicates(table, rows, against, how)
+        if how != "keep":
+            table.labels[rows[1:]] = np.nan
+            table.labels[leader] = [
+                _merged(target, column) for target, column in zip(table.targets, labels.T, strict=True)
+            ]
+            if how == "drop":
+                table.labels[leader, against] = np.nan
+    return Duplicates(len(repeated), {name: count for name, count in contradictions.items() if count})
+
+
+def _note_duplicates(table: LabelledTable, rows: NDArray[np.intp], against: NDArray[np.bool_], how: str) -> None:
+    names = ", ".join(np.array(table.target_names)[against])
+    told = f", and contradicts it in {names}" if names else ""
+    merged = "" if how == "keep" else "; its labels went there"
+    for row in rows[1:]:
+        add_note(table.notes, int(row), f"the same molecule as row {rows[0]}{told}{merged}")
+
+
+def _tolerance(target: Mapping[str, Any], labels: FloatArray) -> float:
+    return CONTRADICTION * float(np.nanstd(labels)) if target["kind"] == REGRESSION else 0.0
+
+
+def _ranges(labels: FloatArray) -> FloatArray:
+    return np.asarray(np.nanmax(labels, axis=0) - np.nanmin(labels, axis=0))
+
+
+def _merged(target: Mapping[str, Any], labels: FloatArray) -> float:
+    present = labels[~np.isnan(labels)]
+    if not len(present):
+        return np.nan
+    if target["kind"] == REGRESSION:
+        return float(present.mean())
+    classes, counts = np.unique(present, return_counts=True)
+    frequent = classes[counts == counts.max()]
+    return float(frequent[0]) if len(frequent) == 1 else np.nan
 
 
 def _check_target_names(targets: Sequence[str], others: Sequence[str]) -> None:

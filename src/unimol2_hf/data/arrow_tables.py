@@ -1,0 +1,205 @@
+"""Rows of Arrow tables: Parquet files, pandas, `datasets`, the Hub; coordinates come along where they have some."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rdkit import Chem
+
+from ..conformers import ConformerProvenance
+from ..errors import CoordinatesError, MoleculeError, TableError
+from ..molecules import Molecule
+from .molecule_rows import Columns, MoleculeRow, check_columns
+from .number_columns import Kept, numbers_of, width_in_parquet
+
+_COMPANIONS = ("conformers", "provenance", "error", "error_code")
+_GEOMETRY = ("coordinates", "atomic_numbers", "atoms")
+_ROWS_AT_A_TIME = 4096
+
+Rows = Iterator[MoleculeRow]
+
+
+def open_parquet(files: list[Path], columns: Columns) -> tuple[list[str], Rows]:
+    """Names of the columns, and rows, of Parquet files.
+
+    Raises:
+        TableError: no Parquet file, damaged, or without a column that is wanted.
+    """
+    widths = {name: width_in_parquet(files, name) for name in columns.kept}
+    names = _schema_of(files[0], columns).names
+
+    def rows() -> Iterator[tuple[pa.RecordBatch, list[str]]]:
+        for path in files:
+            schema = _schema_of(path, columns)
+            read = schema.names if columns.cells else list(dict.fromkeys([*_read(schema, columns), *widths]))
+            for batch in _batches(path, read):
+                yield batch, _read(schema, columns)
+
+    return names, _rows_of(rows(), columns, widths)
+
+
+def open_table(source: Any, columns: Columns) -> tuple[list[str], Rows]:
+    """Names of the columns, and rows, of a pandas DataFrame, a `datasets.Dataset` or an Arrow table.
+
+    Raises:
+        TableError: something else, or without a column that is wanted.
+    """
+    table = arrow_table(source)
+    check_columns(table.schema.names, _without_absent_smiles(table.schema, columns), "the table")
+    wanted = _read(table.schema, columns)
+    widths = {name: numbers_of(table[name], name).shape[1] for name in columns.kept}
+    batches = ((batch, wanted) for batch in table.to_batches(_ROWS_AT_A_TIME))
+    return table.schema.names, _rows_of(batches, columns, widths)
+
+
+def arrow_table(source: Any) -> pa.Table:
+    """A table in memory as Arrow has it.
+
+    Raises:
+        TableError: it is no table, or a column holds what Arrow cannot.
+    """
+    if isinstance(source, pa.Table):
+        return source
+    if isinstance(getattr(source, "data", None), object) and hasattr(source, "with_format"):
+        return source.with_format("arrow")[:]
+    try:
+        return pa.Table.from_pandas(source, preserve_index=False)
+    except (AttributeError, TypeError) as error:
+        raise TableError(f"a {type(source).__name__} is no table; give a path, a DataFrame or a Dataset") from error
+    except pa.ArrowException as error:
+        raise TableError(f"the table has a column of mixed values: {error}") from error
+
+
+def hub_data_set(path: Path) -> Any:
+    """The data set of the Hub that "hf://datasets/<id>" names, its `train` split.
+
+    Raises:
+        TableError: there is none, or it has no such split.
+    """
+    from datasets import load_dataset  # noqa: PLC0415
+
+    name = "/".join(path.parts[2:])
+    try:
+        return load_dataset(name, split="train")
+    # The Hub, the network and the builders each raise their own.
+    except Exception as error:
+        raise TableError(f"hf://datasets/{name} cannot be read: {error}") from error
+
+
+def _schema_of(path: Path, columns: Columns) -> pa.Schema:
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TableError(f"{path} is no Parquet file: {error}") from error
+    check_columns(schema.names, _without_absent_smiles(schema, columns), str(path))
+    return schema
+
+
+def _without_absent_smiles(schema: pa.Schema, columns: Columns) -> Columns:
+    """Atoms and coordinates are molecules without SMILES."""
+    if columns.smiles in schema.names or not _has_geometry(schema):
+        return columns
+    return Columns(None, columns.id, columns.kept, columns.cells)
+
+
+def _has_geometry(schema: pa.Schema) -> bool:
+    return "coordinates" in schema.names and bool({"atoms", "atomic_numbers"} & set(schema.names))
+
+
+def _read(schema: pa.Schema, columns: Columns) -> list[str]:
+    """The columns that make a molecule of a row."""
+    names = schema.names
+    wanted = [str(columns.smiles), columns.id or "id"]
+    # Only beside conformers are these two the columns that this package writes.
+    wanted += _COMPANIONS if _holds_coordinates(schema) else _GEOMETRY
+    return [name for name in dict.fromkeys(wanted) if name in names]
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from pq.ParquetFile(path).iter_batches(_ROWS_AT_A_TIME, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise TableError(f"{path} is damaged: {error}") from error
+
+
+def _holds_coordinates(schema: pa.Schema) -> bool:
+    """Whether `conformers` are lists of coordinates; in embeddings of version 0.1 they told how they came about."""
+    if "conformers" not in schema.names:
+        return False
+    kind = schema.field("conformers").type
+    return bool(pa.types.is_list(kind) and pa.types.is_list(kind.value_type))
+
+
+def _rows_of(
+    batches: Iterator[tuple[pa.RecordBatch, list[str]]], columns: Columns, widths: Mapping[str, int]
+) -> Iterator[MoleculeRow]:
+    number = 0
+    for batch, wanted in batches:
+        kept = {name: numbers_of(batch.column(name), name, width) for name, width in widths.items()}
+        texts = _texts(batch) if columns.cells else [{}] * batch.num_rows
+        for index, record in enumerate(batch.select(wanted).to_pylist()):
+            of_row = {name: values[index] for name, values in kept.items()}
+            yield _row(number, record, columns, of_row, texts[index])
+            number += 1
+
+
+def _texts(batch: pa.RecordBatch) -> list[dict[str, str]]:
+    """Every column's values as the texts that a CSV file would hold; lists and structures are left out."""
+    plain = [field.name for field in batch.schema if not pa.types.is_nested(field.type)]
+    return [{name: _text(value) for name, value in record.items()} for record in batch.select(plain).to_pylist()]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _row(number: int, record: Mapping[str, Any], columns: Columns, kept: Kept, cells: Mapping[str, str]) -> MoleculeRow:
+    text, name = _text(record.get(str(columns.smiles))), _text(record.get(columns.id or "id"))
+    try:
+        molecule, provenance = _molecule_of(record, text)
+    except (CoordinatesError, TypeError, ValueError) as error:
+        molecule, provenance = CoordinatesError(f"its stored conformers cannot be used: {error}"), ()
+    return MoleculeRow(number, name, text, molecule, provenance, kept, cells)
+
+
+def _molecule_of(record: Mapping[str, Any], smiles: str) -> tuple[Molecule, tuple[ConformerProvenance, ...]]:
+    if record.get("conformers"):
+        coordinates = np.stack([_as_positions(values) for values in record["conformers"]])
+        provenance = tuple(ConformerProvenance(**entry) for entry in record.get("provenance") or ())
+        return {"smiles": smiles, "coordinates": coordinates}, provenance
+    if not record.get("coordinates"):
+        return (stored_error(record) if record.get("error") else smiles), ()
+    made: dict[str, Any] = {"smiles": smiles} if smiles else {}
+    atoms = record.get("atomic_numbers") or record.get("atoms")
+    if atoms:
+        made["atomic_numbers"] = _atomic_numbers(atoms)
+    return {**made, "coordinates": _as_positions(record["coordinates"])}, ()
+
+
+def _atomic_numbers(atoms: list[Any]) -> list[int]:
+    """Of symbols or numbers."""
+    table = Chem.GetPeriodicTable()
+    try:
+        return [table.GetAtomicNumber(each) if isinstance(each, str) else int(each) for each in atoms]
+    except RuntimeError as error:
+        raise CoordinatesError("an atom has no symbol of an element") from error
+
+
+def stored_error(record: Mapping[str, Any]) -> MoleculeError:
+    """Why another command could not use the row."""
+    error = MoleculeError(str(record["error"]))
+    if record.get("error_code"):
+        error.code = str(record["error_code"])  # type: ignore[misc]
+    return error
+
+
+def _as_positions(values: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    positions = np.asarray(values, dtype=np.float32)
+    if positions.size % 3:
+        raise CoordinatesError(f"{positions.size} coordinates are no multiple of 3")
+    return positions.reshape(-1, 3)

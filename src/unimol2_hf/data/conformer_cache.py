@@ -1,0 +1,182 @@
+"""Conformers made once: a cache on disk in a library's own format, shared by all commands and runs.
+
+A folder of the cache belongs to one set of conformer settings, ladder and RDKit; a molecule is found by its canonical
+SMILES. What comes from the cache is, to the bit, what would have been made.
+"""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..conformers import Conformer, ConformerProvenance, conformer_versions
+from ..errors import LibraryError
+from ..feature_extraction_unimol2 import CANONICAL, FeaturizedMolecule, KnownConformers, UniMol2FeatureExtractor
+from ..molecules import Molecule, canonical_order, has_bonds, molecule_of, remove_hydrogens, standardize_heavy_atoms
+from ..settings_unimol2 import ConformerSettings, FeaturizerSettings
+from .atomic_files import make_output_folder, write_json_whole
+from .settings import CACHE_VARIABLE
+from .shards import CONFORMER_SCHEMA, whole_or_absent
+
+Context = TypeVar("Context")
+
+_ABOUT_FILE = "conformers.json"
+# What a kill can cost.
+_ROWS_PER_FILE, _SECONDS_PER_FILE = 2000, 30.0
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A molecule that may be in the cache: canonical SMILES, its atoms' indices in that order, what is known."""
+
+    smiles: str
+    order: NDArray[np.intp]
+    conformers: tuple[Conformer, ...]
+
+
+class ConformerCache:
+    """The conformers that were made under certain settings.
+
+    Args:
+        root: folder of the whole cache; it is made.
+        settings: of which those that decide conformers name a folder inside.
+
+    Raises:
+        OutputFolderError: the folder cannot be made.
+        LibraryError: a file in it is damaged.
+    """
+
+    def __init__(self, root: Path, settings: FeaturizerSettings) -> None:
+        self._settings = settings
+        decisive = {each.name: getattr(settings, each.name) for each in fields(ConformerSettings)}
+        about = {"settings": decisive, **conformer_versions()}
+        digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder = root / digest
+        make_output_folder(self.folder)
+        if not (self.folder / _ABOUT_FILE).exists():
+            write_json_whole(self.folder / _ABOUT_FILE, about)
+        self._tables: list[pa.Table] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        for path in sorted(self.folder.glob("*.parquet")):
+            self._open(path)
+        self._new: dict[str, dict[str, Any]] = {}
+        self._written = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def look_up(self, molecule: Molecule) -> CacheEntry | None:
+        """What is known of a molecule; `None` for one that brings its coordinates or cannot be read."""
+        try:
+            if not has_bonds(molecule):
+                return None
+            heavy = standardize_heavy_atoms(remove_hydrogens(molecule_of(molecule)), self._settings.standardize)
+            if any(conformer.Is3D() for conformer in heavy.GetConformers()):
+                return None
+            smiles, order = canonical_order(heavy)
+        # A MoleculeError is a ValueError; RDKit's own are bare C++ errors. Featurising it tells the reason.
+        except (RuntimeError, ValueError):
+            return None
+        return CacheEntry(smiles, order, self._conformers(smiles))
+
+    def add(self, entry: CacheEntry, molecule: FeaturizedMolecule) -> None:
+        """Keep what was made of a molecule."""
+        if molecule.features is None or molecule.cropped or entry.smiles in self._places:
+            return
+        self._new[entry.smiles] = {
+            "row": len(self._new),
+            "id": "",
+            "smiles": entry.smiles,
+            "atomic_numbers": molecule.features["input_ids"][entry.order].astype(np.uint8),
+            "conformers": [each.coordinates[entry.order].ravel() for each in molecule.conformers],
+            "provenance": [each.provenance.to_dict() for each in molecule.conformers],
+            "error": None,
+            "error_code": None,
+        }
+        if len(self._new) >= _ROWS_PER_FILE or time.monotonic() - self._written > _SECONDS_PER_FILE:
+            self.write()
+
+    def write(self) -> None:
+        """Put what is new on disk."""
+        self._written = time.monotonic()
+        if not self._new:
+            return
+        path = self.folder / f"{uuid.uuid4().hex}.parquet"
+        with whole_or_absent(path, CONFORMER_SCHEMA) as writer:
+            for record in self._new.values():
+                writer.write(record)
+        self._new = {}
+        self._open(path)
+
+    def _open(self, path: Path) -> None:
+        try:
+            table = pq.read_table(path, columns=["smiles", "conformers", "provenance"])
+        except (OSError, pa.ArrowException) as error:
+            raise LibraryError(f"{path}, of the cache of conformers, is damaged ({error}); delete it") from error
+        for row, smiles in enumerate(table["smiles"].to_pylist()):
+            self._places[smiles] = (len(self._tables), row)
+        self._tables.append(table)
+
+    def _conformers(self, smiles: str) -> tuple[Conformer, ...]:
+        if smiles not in self._places:
+            return ()
+        number, row = self._places[smiles]
+        table = self._tables[number]
+        flat, provenance = (table[name][row].as_py() for name in ("conformers", "provenance"))
+        return tuple(
+            Conformer(np.asarray(values, dtype=np.float32).reshape(-1, 3), ConformerProvenance(**entry))
+            for values, entry in zip(flat, provenance, strict=True)
+        )
+
+
+def cache_for(
+    extractor: UniMol2FeatureExtractor, where: str, overrides: Mapping[str, Any] | None = None
+) -> ConformerCache | None:
+    """The cache that a command's setting asks for; `None` where it asks for none, or atoms are taken as written.
+
+    Args:
+        extractor: with whose settings conformers are made.
+        where: see `CacheSettings`.
+        overrides: settings of this call.
+    """
+    settings = extractor.settings(**(overrides or {}))
+    if where == "none" or settings.atom_order != CANONICAL:
+        return None
+    default = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "unimol2_hf" / "conformers"
+    return ConformerCache(Path(default if where == "auto" else where), settings)
+
+
+def featurize_cached(
+    extractor: UniMol2FeatureExtractor,
+    pairs: Iterable[tuple[Context, Molecule]],
+    cache: ConformerCache | None,
+    **options: Any,
+) -> Iterator[tuple[Context, FeaturizedMolecule]]:
+    """As `extractor.featurize_pairs`, with the conformers that the cache knows; it learns the others."""
+    if cache is None:
+        yield from extractor.featurize_pairs(pairs, **options)
+        return
+
+    def looked_up() -> Iterator[tuple[tuple[Context, CacheEntry | None], Any]]:
+        for context, molecule in pairs:
+            entry = cache.look_up(molecule)
+            known = entry.conformers if entry is not None else ()
+            yield (context, entry), KnownConformers(molecule, known) if known else molecule
+
+    try:
+        for (context, entry), made in extractor.featurize_pairs(looked_up(), **options):
+            if entry is not None and not entry.conformers:
+                cache.add(entry, made)
+            yield context, made
+    finally:
+        cache.write()

@@ -1,0 +1,37 @@
+"""What a fine-tuning does where nothing is said: epochs by the size of the table, the rate by that of the model."""
+
+from dataclasses import dataclass
+
+from ..configuration_unimol2 import UniMol2Config
+from .settings import FinetuneSettings
+
+# Steps of training, not epochs, are what a small table needs; see benchmarks/finetuning/defaults.md.
+_SAMPLES = 20_000
+_FEWEST_EPOCHS, _MOST_EPOCHS = 10, 40
+# The reference's rate for its scales; narrow models want more.
+_PUBLISHED_WIDTH = 768
+_RATE, _RATE_OF_NARROW_MODELS = 1e-4, 4e-4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Epochs and peak rate of a run."""
+
+    epochs: int
+    learning_rate: float
+
+
+def recipe_for(settings: FinetuneSettings, config: UniMol2Config, training_rows: int) -> Recipe:
+    """What the settings say, and for the rest the defaults.
+
+    Args:
+        settings: of the run.
+        config: of the model that is trained.
+        training_rows: labelled rows of the training part.
+    """
+    epochs = min(max(_SAMPLES // max(1, training_rows), _FEWEST_EPOCHS), _MOST_EPOCHS)
+    rate = _RATE if config.hidden_size >= _PUBLISHED_WIDTH else _RATE_OF_NARROW_MODELS
+    return Recipe(
+        epochs if settings.epochs is None else settings.epochs,
+        rate if settings.learning_rate is None else settings.learning_rate,
+    )
