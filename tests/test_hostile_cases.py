@@ -12,6 +12,7 @@ import torch
 from command_line import run_command
 from hostile_cases.calls import COMMANDS, ROWS, Call
 from hostile_cases.molecules import ACCEPTED, REFUSED
+from hostile_cases.tables import REFUSED_TABLES, USED_TABLES, Check
 from rdkit import Chem
 
 from unimol2_hf import (
@@ -41,8 +42,22 @@ def test_commands(command: str, message: str, tmp_path: Path, monkeypatch: pytes
     assert message in " ".join(told.output.split())
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "message"), [row[1:] for row in REFUSED_TABLES], ids=[row[0] for row in REFUSED_TABLES]
+)
+def test_tables_that_are_refused(call: Call, error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        call(tmp_path)
+
+
+@pytest.mark.parametrize(("call", "check"), [row[1:] for row in USED_TABLES], ids=[row[0] for row in USED_TABLES])
+def test_tables_that_are_used(call: Call, check: Check, tmp_path: Path) -> None:
+    assert check(call(tmp_path), tmp_path)
+
+
 def test_there_are_enough() -> None:
     assert len(REFUSED) + len(ACCEPTED) + len(ROWS) + len(COMMANDS) >= 120
+    assert len(REFUSED_TABLES) + len(USED_TABLES) >= 60
 
 
 @pytest.mark.parametrize(("molecule", "error"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])

@@ -370,8 +370,8 @@ class TestEveryKind:
             assert metrics["logp"]["count"] == report["test"]["logp"]["count"]
             assert metrics["size"]["log_loss"] > 0
         told = " ".join(mixed[2].split())
-        assert "RDKit descriptors" in told
-        assert "ECFP4" in told
+        assert "descriptors, boosting" in told
+        assert "ECFP4, forest" in told
 
     def test_missing_extra_features_are_asked_for(self, mixed: tuple[Path, Path, str], tmp_path: Path) -> None:
         data = write(tmp_path / "new.csv", smiles=["CCO", "CCN"], other=[1, 2])

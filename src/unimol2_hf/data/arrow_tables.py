@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rdkit import Chem
@@ -59,18 +60,26 @@ def arrow_table(source: Any) -> pa.Table:
     """A table in memory as Arrow has it.
 
     Raises:
-        TableError: it is no table, or a column holds what Arrow cannot.
+        TableError: it is no table.
     """
     if isinstance(source, pa.Table):
         return source
-    if isinstance(getattr(source, "data", None), object) and hasattr(source, "with_format"):
-        return source.with_format("arrow")[:]
+    if hasattr(source, "with_format"):
+        table: pa.Table = source.with_format("arrow")[:]
+        return table
+    if not isinstance(source, pd.DataFrame):
+        raise TableError(f"a {type(source).__name__} is no table; give a path, a DataFrame or a Dataset")
+    return pa.table({str(name): _arrow_column(source[name]) for name in source.columns})
+
+
+def _arrow_column(column: pd.Series) -> pa.Array:
+    """Of mixed values, such as numbers and words, the texts."""
     try:
-        return pa.Table.from_pandas(source, preserve_index=False)
-    except (AttributeError, TypeError) as error:
-        raise TableError(f"a {type(source).__name__} is no table; give a path, a DataFrame or a Dataset") from error
-    except pa.ArrowException as error:
-        raise TableError(f"the table has a column of mixed values: {error}") from error
+        return pa.Array.from_pandas(column)
+    except (pa.ArrowException, TypeError):
+        return pa.array(
+            [None if missing else str(value) for missing, value in zip(column.isna(), column, strict=True)], pa.string()
+        )
 
 
 def hub_data_set(path: Path) -> Any:

@@ -131,7 +131,7 @@ def _csv_cells(lines: Iterator[str], path: Path) -> Iterator[list[str]]:
 
 def _sheet(path: Path) -> Iterator[list[str]]:
     """The cells of the first sheet as texts."""
-    import openpyxl  # type: ignore[import-untyped]  # noqa: PLC0415
+    import openpyxl  # noqa: PLC0415
 
     try:
         # From memory: what is left unread keeps no file open.

@@ -16,7 +16,7 @@ from ..data.splits import TEST, TRAIN, UNUSED, VALID
 from ..data.tables import conformer_summary
 from ..fingerprints import bits_of_all, save_fingerprints
 from ..molecules import has_bonds, molecule_of
-from ..targets.metrics import METRICS_VERSION, metrics_by_target, outputs_by_target
+from ..targets.metrics import METRICS_VERSION, Metrics, metrics_by_target, outputs_by_target
 from ..targets.predictions import PREDICTED
 from ..worker_pool import worker_count
 from .baselines import DESCRIPTOR_BOOSTING, ECFP4_FOREST, BaselineTable, baseline_report
@@ -27,27 +27,18 @@ from .settings import FinetuneSettings
 FloatArray = NDArray[np.floating[Any]]
 
 METRICS_FILE, TRAINING_SET_FILE = "metrics.json", "training_set.parquet"
-# What is shown of each kind of target, beside what the training labels alone would give.
+# What is shown of each kind of target; the first with its interval.
 _SHOWN = {
-    REGRESSION: (("MAE", "mae"), ("RMSE", "rmse"), ("R2", "r2"), ("MAE of the mean", "baseline_mae")),
-    BINARY: (
-        ("ROC-AUC", "roc_auc"),
-        ("PR-AUC", "pr_auc"),
-        ("log loss", "log_loss"),
-        ("of shares", "baseline_log_loss"),
-    ),
-    MULTICLASS: (
-        ("ROC-AUC", "roc_auc"),
-        ("accuracy", "accuracy"),
-        ("log loss", "log_loss"),
-        ("of shares", "baseline_log_loss"),
-    ),
+    REGRESSION: (("MAE", "mae"), ("RMSE", "rmse"), ("R2", "r2")),
+    BINARY: (("ROC-AUC", "roc_auc"), ("PR-AUC", "pr_auc"), ("log loss", "log_loss")),
+    MULTICLASS: (("ROC-AUC", "roc_auc"), ("accuracy", "accuracy"), ("log loss", "log_loss")),
 }
+_BASELINE = "baseline_"
+_MOST_SHOWN = 12  # targets
 
-
-# Seven milliseconds a molecule: beside larger tables they would take longer than they tell.
-MOST_BASELINE_ROWS = 20_000
-_TITLES = {DESCRIPTOR_BOOSTING: "RDKit descriptors + gradient boosting", ECFP4_FOREST: "ECFP4 + random forest"}
+# Seven milliseconds a molecule, and two models a target: beside larger tables they take longer than they tell.
+MOST_BASELINE_ROWS, MOST_BASELINE_TARGETS = 20_000, 50
+_TITLES = {DESCRIPTOR_BOOSTING: "descriptors, boosting", ECFP4_FOREST: "ECFP4, forest"}
 
 
 def evaluate(prepared: PreparedTable, predictions: FloatArray, settings: FinetuneSettings) -> dict[str, Any]:
@@ -66,9 +57,14 @@ def evaluate(prepared: PreparedTable, predictions: FloatArray, settings: Finetun
     flat = [molecule for molecule in molecules if any(not c.provenance.is_3d for c in molecule.conformers)]
     rows = {part: len(table.rows_of(part)) for part in (TRAIN, VALID, TEST)}
     counts = {**rows, "all": len(molecules), "failed": len(failed), "with_flat_conformer": len(flat)}
-    small = len(molecules) <= MOST_BASELINE_ROWS and any(has_bonds(each) for each in prepared.read_molecules())
-    beside = _baselines(prepared, settings) if small else {}
+    beside = _baselines(prepared, settings) if _is_small(prepared) else {}
     return {"version": METRICS_VERSION, **metrics, "baselines": beside, "rows": counts}
+
+
+def _is_small(prepared: PreparedTable) -> bool:
+    """Whether baselines are quick, and there are bonds to compute descriptors from."""
+    small = len(prepared.molecules) <= MOST_BASELINE_ROWS and len(prepared.targets) <= MOST_BASELINE_TARGETS
+    return small and any(has_bonds(each) for each in prepared.read_molecules())
 
 
 def _baselines(prepared: PreparedTable, settings: FinetuneSettings) -> dict[str, Any]:
@@ -143,10 +139,12 @@ def print_report(console: Console, prepared: PreparedTable, report: dict[str, An
         names = [target["name"] for target in prepared.targets if target["kind"] == kind]
         if names:
             table = Table("target", "n", "model", *(title for title, _ in shown), title="held-out test part")
-            for name in names:
-                for index, (model, metrics) in enumerate(models.items()):
-                    told = (escape(name), str(metrics[name]["count"])) if index == 0 else ("", "")
-                    table.add_row(*told, model, *(_cell(metrics[name], key) for _, key in shown))
+            shown_targets = names if len(names) <= _MOST_SHOWN else []
+            for name in shown_targets:
+                _add_rows(table, name, {model: metrics[name] for model, metrics in models.items()}, shown)
+            if len(names) > 1:
+                means = {model: _mean([metrics[name] for name in names]) for model, metrics in models.items()}
+                _add_rows(table, f"mean of {len(names)}", means, shown)
             console.print(table)
     rows = report["rows"]
     console.print(
@@ -155,9 +153,30 @@ def print_report(console: Console, prepared: PreparedTable, report: dict[str, An
     )
 
 
-def _cell(metrics: dict[str, Any], key: str) -> str:
-    """The number, with its interval where there is one."""
-    value, interval = metrics[key], metrics.get(f"{key}_interval")
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if interval is None else f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+def _add_rows(table: Table, name: str, metrics: dict[str, Metrics], shown: tuple[tuple[str, str], ...]) -> None:
+    """A line for each model, and one for what the training labels alone would give."""
+    keys = [key for _, key in shown]
+    for index, (model, own) in enumerate(metrics.items()):
+        told = (escape(name), str(own.get("count", ""))) if index == 0 else ("", "")
+        table.add_row(*told, model, *_cells(own, keys))
+    of_labels = next(iter(metrics.values()))
+    table.add_row("", "", "training labels", *(_number(of_labels.get(f"{_BASELINE}{key}")) for key in keys))
+
+
+def _mean(metrics: list[Metrics]) -> Metrics:
+    """Of each number over the targets that have it."""
+    values = {name: [each[name] for each in metrics] for name in metrics[0] if name != "count"}
+    numbers = {name: [each for each in found if isinstance(each, float)] for name, found in values.items()}
+    return {name: float(np.mean(found)) if found else None for name, found in numbers.items()}
+
+
+def _cells(metrics: dict[str, Any], keys: list[str]) -> list[str]:
+    """The numbers, the first with its interval where there is one."""
+    first, *others = (_number(metrics.get(key)) for key in keys)
+    interval = metrics.get(f"{keys[0]}_interval")
+    told = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return [first + told, *others]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -18,6 +18,8 @@ from .prepare import prepare
 from .settings import FinetuneSettings
 from .train import CHECKPOINTS, load_start_config, predict_molecules, train
 
+LOGS = "runs"  # by the Trainer's own name
+
 
 def finetune(data: Source, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
     """Fine-tune, evaluate on the held-out part, and write model, metrics, predictions, row report and figures.
@@ -68,6 +70,14 @@ def _run(data: Source, output_dir: Path, settings: FinetuneSettings, console: Co
     predictions = predict_molecules(trainer.property_model, prepared, prepared.molecules, settings.batch_size)
     report = evaluate(prepared, predictions, settings)
     write_outputs(output_dir, prepared, predictions, report, trainer.state.log_history)
+    _keep_logs(output_dir)
     shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
     print_report(console, prepared, report, output_dir)
     return report
+
+
+def _keep_logs(output_dir: Path) -> None:
+    """TensorBoard's files, which the Trainer writes beside its checkpoints."""
+    logs = output_dir / CHECKPOINTS / LOGS
+    if logs.exists():
+        shutil.move(logs, output_dir / LOGS)

@@ -1,8 +1,7 @@
 """Training of a property model by the Hugging Face Trainer: the best epoch kept, gone on with after a kill."""
 
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ..batching import max_pairs_for
 from ..configuration_unimol2 import UniMol2Config
@@ -25,7 +23,7 @@ from ..modeling_unimol2 import (
     UniMol2ForPropertyPrediction,
     UniMol2ForPropertyRegression,
 )
-from ..models.loading import TASK_HEAD, load_config, load_model
+from ..models.loading import TASK_HEAD, load_config, load_model, quiet_transformers
 from ..pipeline_unimol2 import MoleculePropertyPipeline
 from ..targets.metrics import validation_score
 from ..targets.predictions import output_values
@@ -113,25 +111,13 @@ def train(prepared: PreparedTable, settings: FinetuneSettings, output_dir: Path,
     )
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_complete_checkpoint(Path(args.output_dir))
-    with _without_progress_bars():
+    with quiet_transformers():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         trainer.merge_adapters()
         trainer.save_model(str(output_dir))
     # A pickle of the Trainer's; settings.json says what it says.
     (output_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     return trainer
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Transformers shows one for each file that it saves."""
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bar()
 
 
 class ShowProgress(TrainerCallback):

@@ -1,11 +1,21 @@
 """Loading with checks: is it a Uni-Mol2 model, can it be loaded, are all of its weights there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    get_verbosity,
+    is_progress_bar_enabled,
+    set_verbosity,
+    set_verbosity_error,
+)
 
 from ..configuration_unimol2 import UniMol2Config
 from ..errors import ModelError
@@ -41,6 +51,20 @@ def load_config(model: str, **changes: Any) -> UniMol2Config:
     return made
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without Transformers' bars and report of each file that is loaded or saved; what matters is told by name."""
+    shown, verbosity = is_progress_bar_enabled(), get_verbosity()
+    disable_progress_bar()
+    set_verbosity_error()
+    try:
+        yield
+    finally:
+        set_verbosity(verbosity)
+        if shown:
+            enable_progress_bar()
+
+
 def load_model(
     model_class: type[Loaded],
     model: str,
@@ -63,9 +87,10 @@ def load_model(
     config = config or load_config(model)
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     try:
-        loaded, found = model_class.from_pretrained(
-            resolve_model(model), config=config, ignore_mismatched_sizes=True, output_loading_info=True, **options
-        )
+        with quiet_transformers():
+            loaded, found = model_class.from_pretrained(
+                resolve_model(model), config=config, ignore_mismatched_sizes=True, output_loading_info=True, **options
+            )
     except LOAD_ERRORS as error:
         raise ModelError(f"{model} cannot be loaded: {error}") from error
     lacking = {*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])}

@@ -19,7 +19,7 @@ from .predictions import PREDICTED
 
 ROW_REPORT_COLUMNS = ("smiles", "split", "conformer", "error", "error_code", "note")
 # In standard deviations of a column: two measurements of one molecule that differ by more contradict each other.
-CONTRADICTION = 0.5
+CONTRADICTION = 0.25
 
 FloatArray = NDArray[np.float64]
 
@@ -138,8 +138,8 @@ class Duplicates:
 def resolve_duplicates(table: LabelledTable, names: Sequence[str], how: str) -> Duplicates:
     """Note the rows of one molecule, and make one row of them where that is asked for.
 
-    Labels contradict each other where they are different classes, or numbers further apart than half the column's
-    standard deviation.
+    Labels contradict each other where they are different classes, or numbers further apart than a quarter of the
+    column's standard deviation.
 
     Args:
         table: its labels are changed.
@@ -182,7 +182,8 @@ def _note_duplicates(table: LabelledTable, rows: NDArray[np.intp], against: NDAr
 
 
 def _tolerance(target: Mapping[str, Any], labels: FloatArray) -> float:
-    return CONTRADICTION * float(np.nanstd(labels)) if target["kind"] == REGRESSION else 0.0
+    present = labels[~np.isnan(labels)]
+    return CONTRADICTION * float(present.std()) if target["kind"] == REGRESSION and len(present) else 0.0
 
 
 def _ranges(labels: FloatArray) -> FloatArray:
