@@ -230,7 +230,10 @@ class FeaturizerSettings(ConformerSettings):
         group=CONFORMERS,
     )
     use_graph_features: bool = option(
-        True, "off: every molecule gets the paper's dropped features (its QM9 setting)", group=CONFORMERS
+        True,
+        "off: every molecule gets the paper's dropped features (its QM9 setting), and needs no bonds",
+        group=CONFORMERS,
+        flag="graph_features",
     )
 
 

@@ -230,7 +230,9 @@ class TestOwnSplits:
         assert split.tolist() == ["train", "test", "valid", ""]
         assert "split.csv: row unused" in notes[3]
 
-    def test_file_that_contradicts_itself(self, tmp_path: Path) -> None:
-        pd.DataFrame({"smiles": ["OCC", "CCO"], "split": ["test", "train"]}).to_csv(tmp_path / "s.csv", index=False)
-        with pytest.raises(TableError, match=r"lists CCO in two parts; list it once"):
-            split_by_file(tmp_path / "s.csv", "split", "smiles", ["CCO"], [""])
+    def test_a_molecule_that_a_file_lists_twice_is_in_the_last_part(self, tmp_path: Path) -> None:
+        pd.DataFrame({"smiles": ["OCC", "CCO", "CC(=O)O", "CC(=O)[O-].[Na+]"], "split": ["test", "train"] * 2}).to_csv(
+            tmp_path / "s.csv", index=False
+        )
+        names = ["CCO", "CC(=O)O"]
+        assert split_by_file(tmp_path / "s.csv", "split", "smiles", names, [""] * 2, "parent").tolist() == ["test"] * 2

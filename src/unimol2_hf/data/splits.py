@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import TableError
 from ..fingerprints import bits_of_all, neighbours
+from ..settings_unimol2 import Standardization
 from .identity import identities, molecule_of_identity
 from .molecule_files import Source
 from .scaffolds import murcko_scaffold
@@ -45,19 +46,26 @@ def split_by_column(column: pd.Series, notes: list[str]) -> Parts:
     return np.array(parts, dtype="<U5")
 
 
-def split_by_file(source: Source, column: str, smiles_column: str, names: Sequence[str], notes: list[str]) -> Parts:
+def split_by_file(
+    source: Source,
+    column: str,
+    smiles_column: str,
+    names: Sequence[str],
+    notes: list[str],
+    standardize: Standardization = "none",
+) -> Parts:
     """The part in which a file lists each molecule, however it is written; a molecule not listed is unused, and noted.
 
+    A molecule that is listed in several parts is in the last of them.
+
     Raises:
-        TableError: the file cannot be read, or lists a molecule in two parts.
+        TableError: the file cannot be read, or has no such column.
     """
     table = read_table(source, smiles_column)
     require_columns(table.cells, [column])
-    listed: dict[str, str] = {}
+    listed_names = identities(table.molecules, standardize)
     parts = split_by_column(table.cells[column], [""] * len(table))
-    for row, (name, part) in enumerate(zip(identities(table.molecules), parts, strict=True)):
-        if listed.setdefault(name, str(part)) != part:
-            raise TableError(f"{source} lists {table.smiles[row]} in two parts; list it once")
+    listed = _last_parts(listed_names, parts)
     for row, name in enumerate(names):
         if name not in listed:
             add_note(notes, row, f"not in {source}: row unused")
@@ -100,11 +108,7 @@ def make_split(
 
 def one_part_a_molecule(split: Parts, names: Sequence[str], notes: list[str]) -> int:
     """Leave out of training (or validation) what a user's own split also has in a later part; returns how many rows."""
-    ranks = {TRAIN: 0, VALID: 1, TEST: 2}
-    latest: dict[str, str] = {}
-    for name, part in zip(names, map(str, split), strict=True):
-        if part != UNUSED and ranks[part] >= ranks[latest.get(name, TRAIN)]:
-            latest[name] = part
+    latest = _last_parts(names, split)
     count = 0
     for row, name in enumerate(names):
         if split[row] != UNUSED and split[row] != latest[name]:
@@ -112,6 +116,16 @@ def one_part_a_molecule(split: Parts, names: Sequence[str], notes: list[str]) ->
             add_note(notes, row, f"the same molecule is in the {latest[name]} part: row unused")
             count += 1
     return count
+
+
+def _last_parts(names: Sequence[str], split: Parts) -> dict[str, str]:
+    """Of each molecule that is used the last part in which it is: test, validation, training."""
+    ranks = {TRAIN: 0, VALID: 1, TEST: 2}
+    last: dict[str, str] = {}
+    for name, part in zip(names, map(str, split), strict=True):
+        if part != UNUSED and ranks[part] >= ranks[last.get(name, TRAIN)]:
+            last[name] = part
+    return last
 
 
 def _assign_groups(sizes: NDArray[np.intp], room: int, seed: int) -> list[str]:

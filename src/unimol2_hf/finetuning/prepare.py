@@ -30,6 +30,7 @@ from ..errors import TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..models.loading import load_feature_extractor
 from ..molecules import Molecule
+from ..settings_unimol2 import Standardization
 from ..targets.kinds import describe_target, kinds_in
 from ..targets.labels import Duplicates, LabelledTable, check_parts, label_table, resolve_duplicates
 from ..worker_pool import worker_count
@@ -94,9 +95,14 @@ def prepare(data: Source, settings: FinetuneSettings, console: Console) -> Prepa
     tell_targets(table, console)
     extractor = _extractor(settings)
     workers = worker_count(settings.num_workers)
-    names = identities(table.molecules, extractor.settings().standardize, workers)
+    standardize = extractor.settings().standardize
+    names = identities(table.molecules, standardize, workers)
     _tell_duplicates(resolve_duplicates(table, names, settings.duplicates), console)
-    table.use(split_of(source, table, names, settings, console))
+    split = _asked_split(source, names, settings, standardize, table.notes)
+    left_out = one_part_a_molecule(split, names, table.notes)
+    if left_out:
+        console.print(f"{left_out} rows left out: the same molecule is in a later part of the split (see {ROWS_FILE})")
+    table.use(split)
     cache = cache_for(extractor, settings.conformer_cache)
     molecules = []
     with stage(console, "conformers", len(table.molecules)) as advance:
@@ -114,25 +120,18 @@ def _extractor(settings: FinetuneSettings) -> UniMol2FeatureExtractor:
     return load_feature_extractor(settings.model, optional=True, **settings.featurizer)
 
 
-def split_of(
-    source: MoleculeTable, table: LabelledTable, names: list[str], settings: FinetuneSettings, console: Console
+def _asked_split(
+    source: MoleculeTable, names: list[str], settings: FinetuneSettings, standardize: Standardization, notes: list[str]
 ) -> Parts:
-    """The part of each row, as the settings ask for it; no molecule is in two."""
-    others = [each for each in (settings.split_column, settings.split_by) if each and not settings.split_file]
-    require_columns(source.cells, others)
+    """The part of each row, as the settings ask for it."""
     if settings.split_file:
-        column = settings.split_column or SPLIT
-        path = Path(settings.split_file)
-        split = split_by_file(path, column, settings.smiles_column, names, table.notes)
-    elif settings.split_column:
-        split = split_by_column(source.cells[settings.split_column], table.notes)
-    else:
-        order = source.cells[settings.split_by] if settings.split_by else None
-        return make_split(names, settings.split_method, settings.seed, order, settings.folds, settings.fold)
-    count = one_part_a_molecule(split, names, table.notes)
-    if count:
-        console.print(f"{count} rows left out: the same molecule is in a later part of the split (see {ROWS_FILE})")
-    return split
+        file, column = Path(settings.split_file), settings.split_column or SPLIT
+        return split_by_file(file, column, settings.smiles_column, names, notes, standardize)
+    require_columns(source.cells, [each for each in (settings.split_column, settings.split_by) if each])
+    if settings.split_column:
+        return split_by_column(source.cells[settings.split_column], notes)
+    order = source.cells[settings.split_by] if settings.split_by else None
+    return make_split(names, settings.split_method, settings.seed, order, settings.folds, settings.fold)
 
 
 def _tell_duplicates(found: Duplicates, console: Console) -> None:
