@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import run_command
+from finetuning_jobs import stopped_after
 from transformers import pipeline
 
 from unimol2_hf import ModelError, UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPropertyRegression
@@ -15,7 +16,6 @@ from unimol2_hf.data import output_folder
 from unimol2_hf.finetuning.dataset import FeaturizedDataset
 from unimol2_hf.finetuning.prepare import ROWS_FILE
 from unimol2_hf.models.loading import TASK_HEAD, load_model
-from unimol2_hf.training.checkpoints import MarkComplete
 
 pytestmark = pytest.mark.numerical
 
@@ -410,19 +410,8 @@ class TestOneRunOneFolder:
     ) -> None:
         self.finetune(data, tmp_path / "whole")
 
-        class StoppedError(Exception):
-            pass
-
-        def stop(self: MarkComplete, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            original(self, args, state, control, **kwargs)
-            if state.epoch == 2:
-                raise StoppedError
-
-        original = MarkComplete.on_save
-        with monkeypatch.context() as patch:
-            patch.setattr(MarkComplete, "on_save", stop)
-            with pytest.raises(StoppedError):
-                self.finetune(data, tmp_path / "stopped")
+        with stopped_after(2, monkeypatch):
+            self.finetune(data, tmp_path / "stopped")
         assert not (tmp_path / "stopped" / "metrics.json").exists()
         self.finetune(data, tmp_path / "stopped")
         for name in ("metrics.json", ROWS_FILE):

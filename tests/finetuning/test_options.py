@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
+from finetuning_jobs import stopped_after
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rich.console import Console
@@ -176,23 +177,9 @@ class TestTraining:
         assert after["classifier.out_proj.bias"].any()
 
     def test_lora_goes_on_after_a_kill(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from unimol2_hf.training.checkpoints import MarkComplete
-
         whole = tuned(DRUGS, tmp_path / "whole", lora=4, epochs=3)
-
-        class StoppedError(Exception):
-            pass
-
-        def stop(self: MarkComplete, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            original(self, args, state, control, **kwargs)
-            if state.epoch == 2:
-                raise StoppedError
-
-        original = MarkComplete.on_save
-        with monkeypatch.context() as patch:
-            patch.setattr(MarkComplete, "on_save", stop)
-            with pytest.raises(StoppedError):
-                tuned(DRUGS, tmp_path / "m", lora=4, epochs=3)
+        with stopped_after(2, monkeypatch):
+            tuned(DRUGS, tmp_path / "m", lora=4, epochs=3)
         assert tuned(DRUGS, tmp_path / "m", lora=4, epochs=3) == whole
 
     def test_without_peft(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

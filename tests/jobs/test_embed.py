@@ -41,6 +41,7 @@ pytestmark = pytest.mark.numerical
 
 SMILES = [*MIXED_SMILES[:20], "C1CC", "", "[H][H]", "CCO"]
 Job = Callable[..., EmbedSummary]
+QUIET = Console(quiet=True)
 
 
 @pytest.fixture
@@ -318,3 +319,35 @@ def test_settings_that_do_not_change_the_output_may_change(job: Job) -> None:
     assert job(num_workers=1).rows == len(SMILES)
     settings = EmbedSettings(model="a")
     assert replace(settings, device="cuda", num_workers=9).of_output() == settings.of_output()
+
+
+def test_kept_conformers_give_the_same_vectors(model_dir: str, library: Path, tmp_path: Path) -> None:
+    settings = EmbedSettings(model=model_dir, num_workers=0)
+    embed(library, tmp_path / "plain", settings, QUIET)
+    for name in ("cold", "warm"):
+        embed(library, tmp_path / name, replace(settings, conformer_cache=str(tmp_path / "cache")), QUIET)
+    assert list((tmp_path / "cache").glob("*/*.parquet"))
+    plain, cold, warm = (pq.read_table(tmp_path / name / "embeddings") for name in ("plain", "cold", "warm"))
+    assert plain.equals(cold)
+    assert plain.equals(warm)
+
+
+def test_a_table_of_python(model_dir: str, library: Path, tmp_path: Path) -> None:
+    settings = EmbedSettings(model=model_dir, num_workers=0)
+    embed(library, tmp_path / "file", settings, QUIET)
+    embed(pd.read_csv(library, keep_default_na=False), tmp_path / "frame", settings, QUIET)
+    file, frame = (pq.read_table(tmp_path / name / "embeddings") for name in ("file", "frame"))
+    assert file.equals(frame)
+
+
+def test_standardised_molecules_and_their_conformers(model_dir: str, tmp_path: Path) -> None:
+    """What was read is said; the kept conformers are of that, and embed to the same vector."""
+    source = pd.DataFrame({"smiles": ["[Na+].[O-]C(=O)C(F)CN", "CCO"]})
+    settings = EmbedSettings(model=model_dir, num_workers=0, keep_conformers=True, featurizer={"standardize": "parent"})
+    embed(source, tmp_path / "out", settings, QUIET)
+    made = pq.read_table(tmp_path / "out" / "embeddings").to_pandas()
+    assert made["standardized_smiles"].fillna("").tolist() == ["NCC(F)C(=O)O", ""]
+    embed(tmp_path / "out" / "conformers", tmp_path / "again", EmbedSettings(model=model_dir, num_workers=0), QUIET)
+    again = pq.read_table(tmp_path / "again" / "embeddings").to_pandas()
+    assert again["smiles"].tolist() == ["NCC(F)C(=O)O", "CCO"]
+    np.testing.assert_allclose(np.stack(made["embedding"]), np.stack(again["embedding"]), rtol=1e-4, atol=1e-5)

@@ -23,7 +23,7 @@ from rich.markup import escape
 from ..conformers import conformer_versions
 from ..data.atomic_files import SETTINGS_FILE, write_json_whole, write_settings
 from ..data.conformer_cache import ConformerCache, cache_for, featurize_cached
-from ..data.molecule_files import approximate_rows, read_molecules
+from ..data.molecule_files import Source, approximate_rows, read_molecules
 from ..data.molecule_rows import MoleculeRow
 from ..data.output_folder import SUMMARY_FILE, about_source, fingerprint_of_source, locked_output, start_or_continue
 from ..data.progress import stage
@@ -40,9 +40,10 @@ from ..errors import ModelError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2Model
 from ..models.loading import load_feature_extractor, load_model
-from ..molecules import canonical_order, remove_hydrogens
+from ..molecules import canonical_order, molecule_of, remove_hydrogens, standardize_heavy_atoms
 from ..packed_linear import LARGEST_PACKED_MODEL
 from ..pipeline_unimol2 import MoleculeEmbeddingPipeline
+from ..settings_unimol2 import Standardization
 from ..worker_pool import worker_count
 from .settings import EmbedSettings
 
@@ -66,8 +67,8 @@ class EmbedSummary:
         self.flat += any(not conformer["is_3d"] for conformer in record["provenance"])
 
 
-def embed(source: Path, output_dir: Path, settings: EmbedSettings, console: Console) -> EmbedSummary:
-    """Embed every row of `source` into `output_dir`; started again after a kill, go on where it was.
+def embed(source: Source, output_dir: Path, settings: EmbedSettings, console: Console) -> EmbedSummary:
+    """Embed every row of `source` (see `read_molecules`) into `output_dir`; after a kill, go on where it was.
 
     Writes `embeddings/part-*.parquet` (see `shards.embedding_schema`), on request `conformers/part-*.parquet`,
     `job.json` (what the job is) and, when all is done, `summary.json`.
@@ -87,7 +88,7 @@ def embed(source: Path, output_dir: Path, settings: EmbedSettings, console: Cons
         return finish(output_dir, console)
 
 
-def start_or_continue_embedding(embedder: "LibraryEmbedder", source: Path, output_dir: Path) -> None:
+def start_or_continue_embedding(embedder: "LibraryEmbedder", source: Source, output_dir: Path) -> None:
     """Record the job in its folder; raise `TableError` where the folder holds another one."""
     embedder.embeddings_dir.mkdir(exist_ok=True)
     job = {
@@ -110,7 +111,7 @@ def _todays_settings(recorded: dict[str, Any]) -> dict[str, Any]:
     return {**EmbedSettings().of_output(), **recorded}
 
 
-def _embed_missing_shards(embedder: "LibraryEmbedder", source: Path, console: Console) -> None:
+def _embed_missing_shards(embedder: "LibraryEmbedder", source: Source, console: Console) -> None:
     settings = embedder.settings
     rows = read_molecules(source, settings.smiles_column, settings.id_column)
     with stage(console, "embedding", approximate_rows(source)) as advance:
@@ -137,7 +138,8 @@ class LibraryEmbedder:
         self.conformers_dir = output_dir / CONFORMERS
         self.pipeline = load_embedding_pipeline(settings)
         # Bad settings are told before the first molecule.
-        self.pipeline.feature_extractor.settings(**settings.featurizer)
+        featurizer = self.pipeline.feature_extractor.settings(**settings.featurizer)
+        self._standardize: Standardization = featurizer.standardize
 
     def fingerprint(self) -> str:
         """Hash of the model's configuration and weights and of the featurizer's settings."""
@@ -179,7 +181,7 @@ class LibraryEmbedder:
                 summary.add(record)
                 embeddings.write(record)
                 if conformers is not None:
-                    conformers.write(conformer_record(row, molecule))
+                    conformers.write(conformer_record(row, molecule, self._standardize))
                 after_row()
             embeddings.counts = asdict(summary)
             return summary.rows
@@ -249,7 +251,9 @@ def _without_conformers(molecule: Any) -> Any:
     return molecule
 
 
-def conformer_record(row: MoleculeRow, molecule: FeaturizedMolecule) -> dict[str, Any]:
+def conformer_record(
+    row: MoleculeRow, molecule: FeaturizedMolecule, standardize: Standardization = "none"
+) -> dict[str, Any]:
     """A row of `CONFORMER_SCHEMA`; a cropped molecule is kept without its coordinates, which are not whole."""
     record: dict[str, Any] = {"row": row.number, "id": row.id, "smiles": row.smiles}
     record["error"] = None if molecule.error is None else molecule.error.reason
@@ -257,8 +261,9 @@ def conformer_record(row: MoleculeRow, molecule: FeaturizedMolecule) -> dict[str
     if molecule.features is None or molecule.cropped:
         return {**record, "atomic_numbers": None, "conformers": [], "provenance": []}
     numbers, order = molecule.features["input_ids"], np.arange(molecule.num_heavy_atoms)
-    if isinstance(row.molecule, Chem.Mol):
-        record["smiles"], order = canonical_order(remove_hydrogens(row.molecule))
+    if isinstance(row.molecule, Chem.Mol) or molecule.standardized_smiles is not None:
+        heavy = standardize_heavy_atoms(remove_hydrogens(molecule_of(row.molecule)), standardize)
+        record["smiles"], order = canonical_order(heavy)
     return {
         **record,
         "atomic_numbers": numbers[order].astype(np.uint8),
