@@ -32,8 +32,8 @@ app = App(
 conformers = App(name="conformers", help="Libraries of conformers to pretrain on.")
 app.command(conformers)
 
-Table = Annotated[Path, Parameter(help="CSV with SMILES")]
-Molecules = Annotated[Path, Parameter(help="CSV, SMI, SDF (.gz too) or Parquet; a folder of Parquet files")]
+KINDS = "CSV, TSV, Excel, SMI, SDF (.gz too), Parquet, a folder of it, or hf://datasets/ORG/NAME"
+Molecules = Annotated[Path, Parameter(help=KINDS)]
 ShardFolder = Annotated[Path, Parameter(help="folder for Parquet shards; an interrupted job goes on there")]
 Overrides = Annotated[FeaturizerOverrides, FLAT]
 
@@ -67,14 +67,14 @@ def _with_config(
 
 @app.command
 def finetune(
-    data: Annotated[Path, Parameter(help="CSV with SMILES and labels; empty labels are missing")],
+    data: Annotated[Path, Parameter(help=f"molecules and labels, of which some may be missing: {KINDS}")],
     /,
     *,
     output_dir: Annotated[Path, Parameter(help="folder for model, metrics, predictions and plot")],
     settings: Annotated[FinetuneSettings, FLAT],
     overrides: Overrides = FeaturizerOverrides(),
 ) -> None:
-    """Fine-tune on a table and report on a held-out part, beside what the training labels alone would predict."""
+    """Fine-tune on a table and report on a held-out part, beside simple models of the same rows."""
     from ..finetuning.finetune import finetune as run
 
     listed: dict[str, Any] = {
@@ -87,7 +87,7 @@ def finetune(
 @app.command
 def predict(
     model: Annotated[str, Parameter(help="folder that finetune wrote, or a Hub id")],
-    data: Table,
+    data: Molecules,
     /,
     *,
     output: Annotated[Path, Parameter(help="CSV to write: the input with predictions and errors added")],
