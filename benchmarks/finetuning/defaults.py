@@ -33,7 +33,6 @@ ARMS = [
     ("biogen_adme", 2, 4e-4),
     ("biogen_adme", 4, 4e-4),
     ("biogen_adme", 4, 8e-4),
-    ("biogen_adme", 10, 4e-4),
 ]
 SEED = 1  # a split that no reported figure is of
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from ..configuration_unimol2 import UniMol2Config
 from .settings import FinetuneSettings
 
-# Steps of training, not epochs, are what a small table needs; see benchmarks/finetuning/defaults.md.
-_SAMPLES = 20_000
-_FEWEST_EPOCHS, _MOST_EPOCHS = 10, 40
-# The reference's rate for its scales; narrow models want more.
+# Ten passes, and so many samples at least: measured with unimol2-nano, benchmarks/finetuning/defaults.md.
+_FEWEST_EPOCHS, _MOST_EPOCHS = 10, 30
+_FEWEST_SAMPLES = 12_000
+# The reference's rate for the published scales, which nobody could measure here; narrow models want more.
 _PUBLISHED_WIDTH = 768
-_RATE, _RATE_OF_NARROW_MODELS = 1e-4, 4e-4
+_RATE, _RATE_OF_NARROW_MODELS = 1e-4, 8e-4
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def recipe_for(settings: FinetuneSettings, config: UniMol2Config, training_rows:
         config: of the model that is trained.
         training_rows: labelled rows of the training part.
     """
-    epochs = min(max(_SAMPLES // max(1, training_rows), _FEWEST_EPOCHS), _MOST_EPOCHS)
+    epochs = min(max(_FEWEST_SAMPLES // max(1, training_rows), _FEWEST_EPOCHS), _MOST_EPOCHS)
     rate = _RATE if config.hidden_size >= _PUBLISHED_WIDTH else _RATE_OF_NARROW_MODELS
     return Recipe(
         epochs if settings.epochs is None else settings.epochs,
