@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,18 @@ def test_files_that_are_no_tables(tmp_path: Path, name: str, content: str, messa
     (tmp_path / name).write_text(content)
     with pytest.raises(TableError, match=message):
         read_table(tmp_path / name)
+
+
+def test_excel_without_openpyxl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    excel(tmp_path / "t.xlsx")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(TableError, match=r'needs openpyxl; pip install "unimol2-hf\[excel\]", or save it as CSV'):
+        read_table(tmp_path / "t.xlsx")
+
+
+def test_a_frame_with_a_column_twice() -> None:
+    with pytest.raises(TableError, match="the table has the column y more than once; rename one"):
+        read_table(pd.DataFrame([["C", 1, 2]], columns=["smiles", "y", "y"]))
 
 
 def test_what_is_no_table_of_python() -> None:

@@ -150,7 +150,7 @@ class TestSplits:
     def test_folds(self, tmp_path: Path, method: str) -> None:
         parts = []
         for fold in range(3):
-            tuned(DRUGS, tmp_path / str(fold), split_method=method, folds=3, fold=fold)
+            tuned(DRUGS, tmp_path / str(fold), split_method=method, split_folds=3, split_fold=fold)
             parts.append(rows_of(tmp_path / str(fold))["split"] == "test")
         assert (np.sum(parts, axis=0) == 1).all()
 

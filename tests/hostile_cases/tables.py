@@ -133,8 +133,8 @@ REFUSED_TABLES: list[tuple[str, Call, type[Exception], str]] = [
     ("nine rows", lambda p: tuned(pd.DataFrame({"smiles": SMILES[:9], "y": Y[:9]}), p), TableError, "9 molecules are too few to split"),
     ("split by words", frame(y=Y, batch=["first"] * N, _split_by="batch"), TableError, "needs numbers or dates"),
     ("two ways to split", frame(y=Y, part=PARTS, _split_by="y", _split_column="part"), SettingsError, "three ways to split"),
-    ("two folds", frame(y=Y, _folds=2), SettingsError, "use 3 or more folds"),
-    ("a fold that is not there", frame(y=Y, _folds=5, _fold=5), SettingsError, "fold 5 of 5 folds"),
+    ("two folds", frame(y=Y, _split_folds=2), SettingsError, "use 3 or more folds"),
+    ("a fold that is not there", frame(y=Y, _split_folds=5, _split_fold=5), SettingsError, "fold 5 of 5 folds"),
     ("a split file that is not there", frame(y=Y, _split_file="none.csv"), TableError, "none.csv does not exist"),
     # Files.
     ("no file", lambda p: tuned(p / "none.csv", p), TableError, "does not exist"),

@@ -69,7 +69,8 @@ def arrow_table(source: Any) -> pa.Table:
         return table
     if not isinstance(source, pd.DataFrame):
         raise TableError(f"a {type(source).__name__} is no table; give a path, a DataFrame or a Dataset")
-    return pa.table({str(name): _arrow_column(source[name]) for name in source.columns})
+    columns = [_arrow_column(source.iloc[:, place]) for place in range(source.shape[1])]
+    return pa.Table.from_arrays(columns, names=list(map(str, source.columns)))
 
 
 def _arrow_column(column: pd.Series) -> pa.Array:

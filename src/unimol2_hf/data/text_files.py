@@ -131,8 +131,10 @@ def _csv_cells(lines: Iterator[str], path: Path) -> Iterator[list[str]]:
 
 def _sheet(path: Path) -> Iterator[list[str]]:
     """The cells of the first sheet as texts."""
-    import openpyxl  # noqa: PLC0415
-
+    try:
+        import openpyxl  # noqa: PLC0415
+    except ImportError as error:
+        raise TableError(f'{path} needs openpyxl; pip install "unimol2-hf[excel]", or save it as CSV') from error
     try:
         # From memory: what is left unread keeps no file open.
         book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)

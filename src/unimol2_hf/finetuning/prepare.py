@@ -131,7 +131,7 @@ def _asked_split(
     if settings.split_column:
         return split_by_column(source.cells[settings.split_column], notes)
     order = source.cells[settings.split_by] if settings.split_by else None
-    return make_split(names, settings.split_method, settings.seed, order, settings.folds, settings.fold)
+    return make_split(names, settings.split_method, settings.seed, order, settings.split_folds, settings.split_fold)
 
 
 def _tell_duplicates(found: Duplicates, console: Console) -> None:

@@ -45,8 +45,8 @@ class FinetuneSettings(Settings):
         "scaffold", "how it is split: Bemis-Murcko scaffolds, Butina clusters (ECFP4, distance 0.6), or molecules"
     )
     split_by: str | None = option(None, "column of numbers or dates to split by instead: the last tenth is tested on")
-    folds: int = option(0, "cross-validation: this many folds instead of 80/10/10; 0: none", minimum=0, maximum=100)
-    fold: int = option(0, "fold that is tested on, from 0; the next one validates", minimum=0)
+    split_folds: int = option(0, "split into so many folds instead of 80/10/10; 0: no folds", minimum=0, maximum=100)
+    split_fold: int = option(0, "fold that is tested on, from 0; the next one validates", minimum=0)
     epochs: int | None = option(
         None, "passes over the training part; default by size of table and model (README)", minimum=1
     )
@@ -100,9 +100,11 @@ class FinetuneSettings(Settings):
         chosen = [name for name in ("split_file", "split_by") if getattr(self, name) is not None]
         if len(chosen) > 1 or (self.split_by and self.split_column):
             raise SettingsError("split_column, split_file and split_by are three ways to split; give one")
-        if self.folds in (1, 2) or (self.folds and self.fold >= self.folds):
-            raise SettingsError(f"fold {self.fold} of {self.folds} folds: use 3 or more folds, counted from 0")
-        if self.folds and (self.split_column or self.split_file):
+        if self.split_folds in (1, 2) or (self.split_folds and self.split_fold >= self.split_folds):
+            raise SettingsError(
+                f"fold {self.split_fold} of {self.split_folds} folds: use 3 or more folds, counted from 0"
+            )
+        if self.split_folds and (self.split_column or self.split_file):
             raise SettingsError("folds are made by split_method or split_by; a column or file says the split itself")
         if self.scale is not None and self.scale.lower() not in SCALES:
             raise SettingsError(f"unknown scale {self.scale!r}; use one of {', '.join(SCALES)}")
