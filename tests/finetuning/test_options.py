@@ -198,13 +198,17 @@ class TestTraining:
         history = json.loads((tmp_path / "m" / "log_history.json").read_text())
         assert max(entry["epoch"] for entry in history) == 2
 
-    @pytest.mark.parametrize("rows", [30, 1_000, 6_000, 100_000])
-    def test_defaults_follow_table_and_model(self, rows: int) -> None:
+    @pytest.mark.parametrize(
+        ("rows", "heavy_atoms", "epochs"),
+        [(30, 20, 30), (1_200, 34, 7), (900, 12, 30), (1_600, 24, 10), (100_000, 20, 7)],
+    )
+    def test_defaults_follow_table_and_model(self, rows: int, heavy_atoms: int, epochs: int) -> None:
+        atoms = [heavy_atoms] * rows
         settings = FinetuneSettings(targets=("y",))
-        small, large = (recipe_for(settings, UniMol2Config.from_scale(scale), rows) for scale in ("nano", "84m"))
-        assert small.epochs == large.epochs >= 5
+        small, large = (recipe_for(settings, UniMol2Config.from_scale(scale), atoms) for scale in ("nano", "84m"))
+        assert small.epochs == large.epochs == epochs
         assert small.learning_rate > large.learning_rate
-        own = recipe_for(FinetuneSettings(targets=("y",), epochs=3, learning_rate=1e-5), UniMol2Config(), rows)
+        own = recipe_for(FinetuneSettings(targets=("y",), epochs=3, learning_rate=1e-5), UniMol2Config(), atoms)
         assert (own.epochs, own.learning_rate) == (3, 1e-5)
 
 

@@ -15,7 +15,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from ..batching import max_pairs_for
 from ..configuration_unimol2 import UniMol2Config
 from ..data.progress import stage
-from ..data.splits import TRAIN, VALID
+from ..data.splits import VALID
 from ..errors import ModelError, SettingsError
 from ..feature_extraction_unimol2 import FeaturizedMolecule
 from ..modeling_unimol2 import (
@@ -92,9 +92,8 @@ class PropertyTrainer(UniMol2Trainer):
 def train(prepared: PreparedTable, settings: FinetuneSettings, output_dir: Path, console: Console) -> PropertyTrainer:
     """Train from the last whole checkpoint, keep the best epoch, and save model and featurizer."""
     model = make_model(settings, prepared)
-    args = training_arguments(
-        settings, recipe_for(settings, model.config, len(prepared.table.rows_of(TRAIN))), output_dir
-    )
+    recipe = recipe_for(settings, model.config, prepared.training_data().lengths)
+    args = training_arguments(settings, recipe, output_dir)
     callbacks: list[TrainerCallback] = [StopWhenDiverged(), MarkComplete(), ShowProgress(console)]
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
