@@ -29,7 +29,6 @@ ARMS = [
     ("esol", 22, 4e-4),
     ("esol", 9, 8e-4),
     ("esol", 13, 8e-4),
-    ("esol", 30, 8e-4),
     ("bbbp", 4, 4e-4),
     ("bbbp", 7, 4e-4),
     ("biogen_adme", 2, 4e-4),
