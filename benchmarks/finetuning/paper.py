@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One command for each row of arXiv 2406.14969's tables 4 (QM9), 5 (COMPAS-1D) and 6 (Biogen ADME), tried on a share.
 
-    python benchmarks/finetuning/paper.py --data DIR [--model unimol2-nano] [--share 0.01]
+    python benchmarks/finetuning/paper.py --data DIR [--model unimol2-nano] [--share 0.01] [--epochs 2]
 
 A row of these tables is a model: `--model org/unimol2-84m --share 1` is the row of 84M. Writes paper.md.
 """
@@ -45,13 +45,14 @@ def main(
     data: Annotated[Path, typer.Option(help="folder with qm9.parquet, compas_1d.csv, biogen_adme.csv")],
     model: Annotated[str, typer.Option(help="the row")] = "unimol2-nano",
     share: Annotated[float, typer.Option(help="of the rows; 1 for the paper's")] = 0.01,
+    epochs: Annotated[int, typer.Option(help="of each run; 0: the defaults")] = 0,
     work_dir: Annotated[Path, typer.Option()] = Path("runs/paper"),
 ) -> None:
     """Run all of them to the end, and write down what came out."""
     work_dir.mkdir(parents=True, exist_ok=True)
     lines = [
-        f"`python benchmarks/finetuning/paper.py --model {model} --share {share:g}`: each row of the paper's tables as",
-        "one command, on a share of the data here. The figures say that it runs to the end, no more.",
+        f"`python benchmarks/finetuning/paper.py --model {model} --share {share:g} --epochs {epochs}`: each row of the",
+        "paper's tables as one command, on a share of the data here. The figures say that it runs to the end, no more.",
         "",
         "| table | rows | failed | minutes | test MAE | predicting the mean |",
         "|---|---|---|---|---|---|",
@@ -61,6 +62,7 @@ def main(
         table = work_dir / file
         sample(data / file, share, targets.split(","), table)
         command = ["unimol2-hf", "finetune", str(table), "--targets", targets, "--model", model]
+        command += ["--epochs", str(epochs)] if epochs else []
         command += [*options, "--output-dir", str(work_dir / f"row_{number}")]
         start = time.monotonic()
         subprocess.run([str(Path(sys.executable).with_name("unimol2-hf")), *command[1:]], check=True)
