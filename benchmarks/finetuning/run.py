@@ -8,6 +8,7 @@ results.md and `predictions/<name>.parquet` (row of the table, part, labels, pre
 """
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -49,7 +50,7 @@ def run_one(name: str, seed: int, data: Path, work_dir: Path, options: list[str]
         "seed": seed,
         "command": shlex.join(command),
         "minutes": round((time.monotonic() - start) / 60, 1),
-        "machine": f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}",
         **json.loads((folder / "metrics.json").read_text()),
     }
 
@@ -87,7 +88,7 @@ def as_markdown(runs: list[dict[str, Any]]) -> str:
             constant = "0.500" if key == "roc_auc" else f"{metrics['baseline_mae']:.3f}"
             lines.append(f"| {run['table']} | {target} | {metrics['count']} | {' | '.join(cells)} | {constant} |")
         lines += _mean_line(run)
-    commands = [f"- `{run['command']}` ({run['minutes']} min, {run['machine']})" for run in runs]
+    commands = [f"- `{run['command']}` ({run['minutes']} min, other work beside; {run['machine']})" for run in runs]
     return "\n".join([*lines, "", "Commands:", "", *commands]) + "\n"
 
 
