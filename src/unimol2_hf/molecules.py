@@ -294,6 +294,15 @@ def heavy_atoms_of(molecule: Chem.Mol) -> tuple[Chem.Mol, list[Chem.Atom]]:
     return heavy, atoms
 
 
+def heavy_atoms_to_read(molecule: Molecule, how: Standardization) -> Chem.Mol:
+    """What the featurizer reads of an input with bonds: its heavy atoms, standardised.
+
+    Raises:
+        MoleculeError: see `molecule_of`, `heavy_atoms_of` and `standardize_heavy_atoms`.
+    """
+    return standardize_heavy_atoms(remove_hydrogens(molecule_of(molecule)), how)
+
+
 def standardize_heavy_atoms(heavy: Chem.Mol, how: Standardization) -> Chem.Mol:
     """Heavy atoms without what a salt form adds, conformers kept.
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..conformers import Conformer, ConformerProvenance, conformer_versions
 from ..errors import LibraryError
 from ..feature_extraction_unimol2 import CANONICAL, FeaturizedMolecule, KnownConformers, UniMol2FeatureExtractor
-from ..molecules import Molecule, canonical_order, has_bonds, molecule_of, remove_hydrogens, standardize_heavy_atoms
+from ..molecules import Molecule, canonical_order, has_bonds, heavy_atoms_to_read
 from ..settings_unimol2 import ConformerSettings, FeaturizerSettings
 from .atomic_files import make_output_folder, write_json_whole
 from .settings import CACHE_VARIABLE
@@ -80,7 +80,7 @@ class ConformerCache:
         try:
             if not has_bonds(molecule):
                 return None
-            heavy = standardize_heavy_atoms(remove_hydrogens(molecule_of(molecule)), self._settings.standardize)
+            heavy = heavy_atoms_to_read(molecule, self._settings.standardize)
             if any(conformer.Is3D() for conformer in heavy.GetConformers()):
                 return None
             smiles, order = canonical_order(heavy)

@@ -11,10 +11,8 @@ from ..molecules import (
     atoms_of,
     checked_arrays,
     has_bonds,
-    molecule_of,
+    heavy_atoms_to_read,
     named_arrays,
-    remove_hydrogens,
-    standardize_heavy_atoms,
 )
 from ..settings_unimol2 import Standardization
 from ..worker_pool import map_in_order
@@ -56,7 +54,7 @@ def _identity(molecule: Molecule, standardize: Standardization) -> str:
             arrays = named_arrays(molecule)  # type: ignore[arg-type]
             numbers, positions = checked_arrays(arrays["atomic_numbers"], arrays["coordinates"])
             return ATOMS + repr((numbers.tolist(), np.round(positions - positions.mean(0), 3).tolist()))
-        heavy = standardize_heavy_atoms(remove_hydrogens(molecule_of(molecule)), standardize)
+        heavy = heavy_atoms_to_read(molecule, standardize)
         for atom in atoms_of(heavy):
             atom.SetIsotope(0)
         return str(Chem.MolToSmiles(heavy))

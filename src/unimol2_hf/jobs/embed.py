@@ -40,7 +40,7 @@ from ..errors import ModelError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2Model
 from ..models.loading import load_feature_extractor, load_model
-from ..molecules import canonical_order, molecule_of, remove_hydrogens, standardize_heavy_atoms
+from ..molecules import canonical_order, heavy_atoms_to_read
 from ..packed_linear import LARGEST_PACKED_MODEL
 from ..pipeline_unimol2 import MoleculeEmbeddingPipeline
 from ..settings_unimol2 import Standardization
@@ -262,7 +262,7 @@ def conformer_record(
         return {**record, "atomic_numbers": None, "conformers": [], "provenance": []}
     numbers, order = molecule.features["input_ids"], np.arange(molecule.num_heavy_atoms)
     if isinstance(row.molecule, Chem.Mol) or molecule.standardized_smiles is not None:
-        heavy = standardize_heavy_atoms(remove_hydrogens(molecule_of(row.molecule)), standardize)
+        heavy = heavy_atoms_to_read(row.molecule, standardize)
         record["smiles"], order = canonical_order(heavy)
     return {
         **record,
