@@ -90,6 +90,10 @@ class Settings:
         for each in fields(self):  # type: ignore[arg-type]
             _check(each.name, getattr(self, each.name), hints[each.name], each.metadata)
 
+    def all_but(self, *names: str) -> dict[str, Any]:
+        """Values by the fields' names, without those named."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in names}  # type: ignore[arg-type]
+
     def as_options(self) -> dict[str, Any]:
         """Every option by its name on the command line, as `settings.json` holds it and `--config` reads it back."""
         options = {flag_of(each): getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]

@@ -78,9 +78,8 @@ def read_settings(settings: type[Made], path: Path) -> Made:
 def with_featurizer(settings: Made, overrides: Any) -> Made:
     """The settings with the options of the featurizer that were given."""
     given = {each.name: getattr(overrides, each.name) for each in fields(overrides)}
-    content = {each.name: getattr(settings, each.name) for each in fields(settings)}  # type: ignore[arg-type]
-    content[FEATURIZER] = {name: value for name, value in given.items() if value is not None}
-    return type(settings)(**content)
+    content = {name: value for name, value in given.items() if value is not None}
+    return type(settings)(**settings.all_but(FEATURIZER), **{FEATURIZER: content})
 
 
 def names_in(listed: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What decides a fine-tuning run; the defaults suit a small model and a few thousand molecules."""
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass
 from typing import Any, Literal
 
 from ..data.settings import CacheSettings
@@ -48,7 +48,7 @@ class FinetuneSettings(Settings):
     split_folds: int = option(0, "split into so many folds instead of 80/10/10; 0: no folds", minimum=0, maximum=100)
     split_fold: int = option(0, "fold that is tested on, from 0; the next one validates", minimum=0)
     epochs: int | None = option(
-        None, "passes over the training part; default by size of table and model (README)", minimum=1
+        None, "passes over the training part; default by the pairs of atoms of the table (README)", minimum=1
     )
     duplicates: Literal["keep", "average", "drop"] = option(
         "keep",
@@ -92,13 +92,11 @@ class FinetuneSettings(Settings):
 
     def of_output(self) -> dict[str, Any]:
         """The settings on which the output depends; where the others change, a run may go on."""
-        how = ("model", "num_workers", "report_to", "conformer_cache")
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in how}
+        return self.all_but("model", "num_workers", "report_to", "conformer_cache")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        chosen = [name for name in ("split_file", "split_by") if getattr(self, name) is not None]
-        if len(chosen) > 1 or (self.split_by and self.split_column):
+        if self.split_by is not None and (self.split_file is not None or self.split_column is not None):
             raise SettingsError("split_column, split_file and split_by are three ways to split; give one")
         if self.split_folds in (1, 2) or (self.split_folds and self.split_fold >= self.split_folds):
             raise SettingsError(

@@ -1,6 +1,6 @@
 """What decides a job over a whole file of molecules, and how it is computed."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..data.settings import CacheSettings
@@ -71,8 +71,7 @@ class EmbedSettings(Settings):
 
     def of_output(self) -> dict[str, Any]:
         """The settings on which the output depends; where the others change, a job may go on."""
-        how = ("model", "device", "num_workers", "conformer_cache")
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in how}
+        return self.all_but("model", "device", "num_workers", "conformer_cache")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class BuildSettings(ConformerSettings):
 
     def of_output(self) -> dict[str, Any]:
         """The settings on which the output depends."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "num_workers"}
+        return self.all_but("num_workers")
 
 
 @dataclass(frozen=True)
