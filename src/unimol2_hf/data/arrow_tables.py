@@ -24,26 +24,26 @@ Rows = Iterator[MoleculeRow]
 
 
 def open_parquet(files: list[Path], columns: Columns) -> tuple[list[str], Rows]:
-    """Names of the columns, and rows, of Parquet files.
+    """Names of the columns that have texts, and rows, of Parquet files.
 
     Raises:
         TableError: no Parquet file, damaged, or without a column that is wanted.
     """
     widths = {name: width_in_parquet(files, name) for name in columns.kept}
-    names = _schema_of(files[0], columns).names
+    names = _names_of_texts(_schema_of(files[0], columns))
 
     def rows() -> Iterator[tuple[pa.RecordBatch, list[str]]]:
         for path in files:
             schema = _schema_of(path, columns)
-            read = schema.names if columns.cells else list(dict.fromkeys([*_read(schema, columns), *widths]))
-            for batch in _batches(path, read):
-                yield batch, _read(schema, columns)
+            wanted = _read(schema, columns)
+            read = schema.names if columns.cells else list(dict.fromkeys([*wanted, *widths]))
+            yield from ((batch, wanted) for batch in _batches(path, read))
 
     return names, _rows_of(rows(), columns, widths)
 
 
 def open_table(source: Any, columns: Columns) -> tuple[list[str], Rows]:
-    """Names of the columns, and rows, of a pandas DataFrame, a `datasets.Dataset` or an Arrow table.
+    """Names of the columns that have texts, and rows, of a pandas DataFrame, a `datasets.Dataset` or an Arrow table.
 
     Raises:
         TableError: something else, or without a column that is wanted.
@@ -53,7 +53,7 @@ def open_table(source: Any, columns: Columns) -> tuple[list[str], Rows]:
     wanted = _read(table.schema, columns)
     widths = {name: numbers_of(table[name], name).shape[1] for name in columns.kept}
     batches = ((batch, wanted) for batch in table.to_batches(_ROWS_AT_A_TIME))
-    return table.schema.names, _rows_of(batches, columns, widths)
+    return _names_of_texts(table.schema), _rows_of(batches, columns, widths)
 
 
 def arrow_table(source: Any) -> pa.Table:
@@ -157,9 +157,14 @@ def _rows_of(
 
 
 def _texts(batch: pa.RecordBatch) -> list[dict[str, str]]:
-    """Every column's values as the texts that a CSV file would hold; lists and structures are left out."""
-    plain = [field.name for field in batch.schema if not pa.types.is_nested(field.type)]
-    return [{name: _text(value) for name, value in record.items()} for record in batch.select(plain).to_pylist()]
+    """Every column's values as the texts that a CSV file would hold."""
+    records = batch.select(_names_of_texts(batch.schema)).to_pylist()
+    return [{name: _text(value) for name, value in record.items()} for record in records]
+
+
+def _names_of_texts(schema: pa.Schema) -> list[str]:
+    """The columns that are no lists or structures."""
+    return [field.name for field in schema if not pa.types.is_nested(field.type)]
 
 
 def _text(value: Any) -> str:

@@ -44,7 +44,7 @@ def read_molecules(
 
 
 def open_rows(source: Source, columns: Columns) -> tuple[list[str], Iterator[MoleculeRow]]:
-    """The names of a source's columns, none where each record has its own, and its rows; see `read_molecules`."""
+    """Names of a source's columns of texts, none where each record has its own, and rows; see `read_molecules`."""
     if not isinstance(source, Path):
         return open_table(source, columns)
     if is_on_hub(source):

@@ -38,9 +38,7 @@ def read_table(source: Source, smiles_column: str = "smiles") -> MoleculeTable:
     names, rows = open_rows(source, Columns(smiles_column, cells=True))
     read = list(rows)
     # Records of an SDF have columns of their own.
-    found = [name for name in names if not read or name in read[0].cells] or list(
-        dict.fromkeys(name for row in read for name in row.cells)
-    )
+    found = names or list(dict.fromkeys(name for row in read for name in row.cells))
     cells = pd.DataFrame([row.cells for row in read], columns=found, dtype=object).fillna("")
     return MoleculeTable([row.smiles for row in read], [row.molecule for row in read], cells)
 

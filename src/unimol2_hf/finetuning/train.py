@@ -76,7 +76,7 @@ class PropertyTrainer(UniMol2Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """`score` (see `validation_score`) and the MAE of regression targets on the validation part."""
+        """`score` (see `validation_score`) on the validation part."""
         predictions = predict_molecules(
             self.property_model, self._prepared, self._molecules, self.args.per_device_eval_batch_size
         )
