@@ -33,6 +33,7 @@ _EXPORTS = {
     "MoleculeTooLargeError": "errors",
     "MoleculeTypeError": "errors",
     "NANO": "models.packaged",
+    "NoBondsError": "errors",
     "SanitizationError": "errors",
     "SmilesParseError": "errors",
     "TableError": "errors",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .errors import MoleculeError as MoleculeError
     from .errors import MoleculeTooLargeError as MoleculeTooLargeError
     from .errors import MoleculeTypeError as MoleculeTypeError
+    from .errors import NoBondsError as NoBondsError
     from .errors import OutputFolderError as OutputFolderError
     from .errors import SanitizationError as SanitizationError
     from .errors import SettingsError as SettingsError

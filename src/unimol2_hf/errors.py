@@ -137,6 +137,12 @@ class ExtraFeaturesError(MoleculeError):
     code = "extra_features"
 
 
+class NoBondsError(MoleculeError):
+    """Atoms and coordinates alone, where bonds are needed: the model reads descriptors."""
+
+    code = "no_bonds"
+
+
 class ConformerError(MoleculeError):
     """No 3D conformer could be embedded, and a 2D one was not allowed."""
 

@@ -19,10 +19,12 @@ from .conformers import (
     given_conformers,
     given_coordinates,
 )
+from .descriptors import rdkit_descriptors
 from .errors import (
     ExtraFeaturesError,
     MoleculeError,
     MoleculeTooLargeError,
+    NoBondsError,
     SettingsError,
     UnexpectedMoleculeError,
     UniMol2Error,
@@ -35,6 +37,7 @@ from .molecules import (
     checked_arrays,
     checked_charges,
     describe,
+    has_bonds,
     heavy_atoms_of,
     is_single_molecule,
     molecule_from_arrays,
@@ -65,7 +68,7 @@ MODEL_INPUT_NAMES = (
 TYPE_KEY = "feature_extractor_type"
 CANONICAL, AS_WRITTEN = "canonical", "as_written"
 # Of each row one number or a vector, where rows bring them.
-OPTIONAL_NAMES = ("labels", "label", "label_ids", "extra_features", "row_weights")
+OPTIONAL_NAMES = ("labels", "label", "label_ids", "extra_features", "row_weights", "descriptors")
 PAIRWISE_INPUT_NAMES = frozenset(("edge_features", "shortest_paths", "pair_types"))
 
 
@@ -84,6 +87,7 @@ class FeaturizedMolecule:
         index: position among the given molecules.
         extra_features: (F,) numbers that the model reads besides the molecule; `None` for none.
         fingerprint: (256,) uint8, see `morgan_bits`; `None` where nobody asked for it.
+        descriptors: (T,) those of RDKit that the model reads, NaN where one is not defined; `None` for none.
     """
 
     features: Features | None = None
@@ -96,6 +100,7 @@ class FeaturizedMolecule:
     index: int = 0
     extra_features: NDArray[np.float32] | None = None
     fingerprint: NDArray[np.uint8] | None = None
+    descriptors: NDArray[np.float32] | None = None
 
     def at(self, index: int) -> "FeaturizedMolecule":
         """The same at a position, which its error names too."""
@@ -107,9 +112,10 @@ class FeaturizedMolecule:
         """One unpadded model input for each conformer."""
         if self.features is None:
             return
-        extra = {} if self.extra_features is None else {"extra_features": self.extra_features}
+        besides = {"extra_features": self.extra_features, "descriptors": self.descriptors}
+        given = {name: values for name, values in besides.items() if values is not None}
         for conformer in self.conformers:
-            yield {**self.features, "coordinates": conformer.coordinates, **extra}
+            yield {**self.features, "coordinates": conformer.coordinates, **given}
 
     def with_extra_features(self, names: Sequence[str], given: Mapping[str, Any]) -> "FeaturizedMolecule":
         """The same with a number for each name; an error where one is missing, not finite, or not asked for."""
@@ -133,6 +139,7 @@ class FeaturizedMolecule:
             "has_graph_features": self.has_graph_features,
             "cropped": self.cropped,
             "standardized_smiles": self.standardized_smiles,
+            "undefined_descriptors": 0 if self.descriptors is None else int(np.isnan(self.descriptors).sum()),
         }
         return [
             {**shared, "conformer_index": number, **conformer.provenance.to_dict()}
@@ -164,6 +171,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
     of the `ladder` and of `rdkit`; a loaded extractor works, and reports, by those of its own process.
 
     Args:
+        descriptor_names: RDKit descriptors that the model reads besides, computed of each molecule with bonds.
         **settings: fields of `FeaturizerSettings`, which see; kept as attributes.
 
     Raises:
@@ -172,7 +180,8 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
 
     model_input_names: ClassVar[list[str]] = list(MODEL_INPUT_NAMES)
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, descriptor_names: Sequence[str] = (), **settings: Any) -> None:
+        self.descriptor_names = list(descriptor_names)
         # What an earlier version saved says the same as then.
         if TYPE_KEY in settings and "atom_order" not in settings:
             settings["atom_order"] = AS_WRITTEN
@@ -282,7 +291,8 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         **overrides: Any,
     ) -> Iterator[tuple[Context, FeaturizedMolecule]]:
         """As `featurize`, for molecules that each come with a context, which stays beside them in this process."""
-        work = partial(featurize_molecule, settings=self.settings(**overrides))
+        names = tuple(self.descriptor_names)
+        work = partial(featurize_molecule, settings=self.settings(**overrides), descriptor_names=names)
         numbered = (((index, context), molecule) for index, (context, molecule) in enumerate(pairs))
         for (index, context), result in map_in_order(work, numbered, num_workers, read_ahead):
             yield context, result.at(index)
@@ -301,8 +311,8 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
 
         Args:
             encoded_inputs: mappings with the model's input names, or one mapping of lists. Numeric labels (`labels`,
-                `label`, `label_ids`), `extra_features` and `row_weights`, one number or vector a row, are kept, as
-                float32; other keys are left out.
+                `label`, `label_ids`), `extra_features`, `row_weights` and `descriptors`, one number or vector a row,
+                are kept, as float32; other keys are left out.
             padding: True or "longest": to the largest molecule; "max_length": to `max_length` atoms.
             max_length: most atoms; a larger molecule is an error.
             pad_to_multiple_of: round the number of atoms up.
@@ -381,10 +391,12 @@ def _refuse_typos(unknown: Mapping[str, Any]) -> None:
             raise SettingsError(f"unknown setting {name!r}; did you mean {close[0]!r}?")
 
 
-def featurize_molecule(molecule: Molecule | KnownConformers, settings: FeaturizerSettings) -> FeaturizedMolecule:
+def featurize_molecule(
+    molecule: Molecule | KnownConformers, settings: FeaturizerSettings, descriptor_names: Sequence[str] = ()
+) -> FeaturizedMolecule:
     """Featurise one molecule; an unusable one gives a result with `error` set."""
     try:
-        return _featurize(molecule, settings)
+        return _featurize(molecule, settings, descriptor_names)
     except MoleculeError as known:
         error = known
     except Exception as unknown:
@@ -395,19 +407,27 @@ def featurize_molecule(molecule: Molecule | KnownConformers, settings: Featurize
     return FeaturizedMolecule(error=error)
 
 
-def _featurize(molecule: Molecule | KnownConformers, settings: FeaturizerSettings) -> FeaturizedMolecule:
+def _featurize(
+    molecule: Molecule | KnownConformers, settings: FeaturizerSettings, descriptor_names: Sequence[str]
+) -> FeaturizedMolecule:
     if isinstance(molecule, KnownConformers):
-        return _featurize_graph(molecule_of(molecule.molecule), settings, molecule.conformers)
-    if isinstance(molecule, Mapping) and "atomic_numbers" in molecule and not settings.use_graph_features:
-        # Nothing asks for the bonds that a SMILES would tell.
+        return _featurize_graph(molecule_of(molecule.molecule), settings, descriptor_names, molecule.conformers)
+    if descriptor_names and not has_bonds(molecule):
+        raise NoBondsError("the model reads descriptors, and the molecule has no bonds to compute them from; give them")
+    needs_bonds = settings.use_graph_features or descriptor_names
+    if isinstance(molecule, Mapping) and "atomic_numbers" in molecule and not needs_bonds:
+        # Nothing asks for those that a SMILES would tell.
         molecule = {name: value for name, value in molecule.items() if name != "smiles"}
     if isinstance(molecule, tuple) or (isinstance(molecule, Mapping) and "smiles" not in molecule):
-        return _featurize_arrays(named_arrays(molecule), settings)
-    return _featurize_graph(molecule_of(molecule), settings)
+        return _featurize_arrays(named_arrays(molecule), settings, descriptor_names)
+    return _featurize_graph(molecule_of(molecule), settings, descriptor_names)
 
 
 def _featurize_graph(
-    molecule: Chem.Mol, settings: FeaturizerSettings, known: tuple[Conformer, ...] = ()
+    molecule: Chem.Mol,
+    settings: FeaturizerSettings,
+    descriptor_names: Sequence[str],
+    known: tuple[Conformer, ...] = (),
 ) -> FeaturizedMolecule:
     written, _ = heavy_atoms_of(molecule)
     heavy = standardize_heavy_atoms(written, settings.standardize)
@@ -428,6 +448,8 @@ def _featurize_graph(
     made = FeaturizedMolecule(features, tuple(conformers), count, settings.use_graph_features)
     if settings.standardize != "none":
         made = replace(made, standardized_smiles=_smiles_if_other(heavy, written))
+    if descriptor_names:
+        made = replace(made, descriptors=rdkit_descriptors(heavy, descriptor_names))
     if count > settings.max_atoms:
         kept = _central_atoms(Chem.GetDistanceMatrix(heavy), settings.max_atoms)
         made, order = _crop(made, kept), order[kept]
@@ -449,12 +471,14 @@ def _check_size(count: int, settings: FeaturizerSettings) -> None:
         )
 
 
-def _featurize_arrays(arrays: dict[str, Any], settings: FeaturizerSettings) -> FeaturizedMolecule:
+def _featurize_arrays(
+    arrays: dict[str, Any], settings: FeaturizerSettings, descriptor_names: Sequence[str]
+) -> FeaturizedMolecule:
     atomic_numbers, coordinates = checked_arrays(arrays["atomic_numbers"], arrays["coordinates"])
     if arrays.get("bonds") is not None:
         bonds = [tuple(bond) for bond in arrays["bonds"]]
         molecule = molecule_from_arrays(atomic_numbers, coordinates, bonds, arrays.get("formal_charges"))
-        return _featurize_graph(molecule, settings)
+        return _featurize_graph(molecule, settings, descriptor_names)
     checked_charges(arrays.get("formal_charges"), len(atomic_numbers))
     heavy = atomic_numbers != 1
     atomic_numbers, coordinates = atomic_numbers[heavy], coordinates[heavy]

@@ -21,7 +21,7 @@ from transformers import AutoModelForPreTraining
 
 from unimol2_hf import ModelError, TableError, UniMol2Config, UniMol2Error, UniMol2ForPreTraining, export_with_code
 from unimol2_hf.data.conformer_library import GRAPH_TARGETS, ConformerLibrary
-from unimol2_hf.data.descriptors import descriptor_names, rdkit_descriptors
+from unimol2_hf.descriptors import descriptor_names, rdkit_descriptors
 from unimol2_hf.errors import LibraryError, OutputFolderError, SettingsError
 from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, build_conformers
 from unimol2_hf.jobs.settings import BuildSettings

@@ -22,7 +22,7 @@ from sklearn.kernel_ridge import KernelRidge
 
 from unimol2_hf import UniMol2ForPreTraining
 from unimol2_hf.cli.options import read_settings
-from unimol2_hf.data.descriptors import descriptor_names
+from unimol2_hf.descriptors import descriptor_names
 from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, build_conformers
 from unimol2_hf.jobs.settings import BuildSettings
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain, target_scale_of

@@ -18,8 +18,8 @@ from sklearn.ensemble import (
 )
 
 from ..configuration_unimol2 import BINARY, REGRESSION
-from ..data.descriptors import rdkit_descriptors
 from ..data.splits import TEST, TRAIN, VALID
+from ..descriptors import rdkit_descriptors
 from ..molecules import Molecule, molecule_of, remove_hydrogens
 from ..targets.metrics import Metrics, Target, metrics_by_target
 from ..worker_pool import map_in_order

@@ -23,7 +23,6 @@ from rich.markup import escape
 
 from ..conformers import TWO_DIMENSIONAL, Conformer, conformer_versions, depict, generate_conformers, given_conformers
 from ..data.atomic_files import SETTINGS_FILE, write_json_whole, write_settings
-from ..data.descriptors import descriptor_names, rdkit_descriptors
 from ..data.molecule_files import approximate_rows, kept_widths, read_molecules
 from ..data.molecule_rows import MoleculeRow
 from ..data.number_columns import as_stored, number_field
@@ -38,6 +37,7 @@ from ..data.shards import (
     shard_path,
     whole_or_absent,
 )
+from ..descriptors import descriptor_names, rdkit_descriptors
 from ..errors import (
     DuplicateMoleculeError,
     MoleculeError,
