@@ -60,6 +60,7 @@ class ModelConformance:
     auto_class: ClassVar[Any]
     auto_gives: ClassVar[type[UniMol2PreTrainedModel] | None] = None  # what the Auto class loads, if another class
     main_output: ClassVar[str]
+    in_float32: ClassVar[tuple[str, ...]] = ("distance_embedding",)  # parts that stay so in a half-precision model
 
     def configure(self, config: UniMol2Config) -> None:
         """Set up the task on a small config; nothing by default."""
@@ -181,7 +182,7 @@ class ModelConformance:
         model.save_pretrained(tmp_path)
         half = self.model_class.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
         for name, parameter in half.named_parameters():
-            expected = torch.float32 if "distance_embedding" in name else torch.bfloat16
+            expected = torch.float32 if any(part in name for part in self.in_float32) else torch.bfloat16
             assert parameter.dtype == expected, name
         seen: list[torch.dtype] = []
         original = UniMol2DistanceEmbedding.forward
@@ -218,6 +219,7 @@ class HeadConformance(ModelConformance):
     """Training of any head: gradients, adapters, checkpointing, several processes, code from the Hub."""
 
     peft_task: ClassVar[str | None] = None
+    adapter_rate: ClassVar[float] = 0.5  # of two steps after which adapters have made a difference
 
     def unread(self, config: UniMol2Config) -> set[str]:
         """Parts that the head does not read, as prefixes of names: of zero gradient, for which processes can wait."""
@@ -288,7 +290,7 @@ class HeadConformance(ModelConformance):
         targets = self.targets(model, batch)
         adapter = LoraConfig(task_type=self.peft_task, r=4, target_modules=["qkv_proj", "o_proj"], lora_dropout=0.0)
         adapted = get_peft_model(copy.deepcopy(model), adapter)
-        optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
+        optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=self.adapter_rate)
         for _ in range(2):
             adapted(**batch, **targets).loss.backward()
             optimizer.step()

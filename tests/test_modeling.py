@@ -467,7 +467,7 @@ class TestPropertyRegression:
         for row, actual in zip(mixed_rows[:8], together, strict=True):
             alone = extractor.pad([row])
             means = model.unimol2(**alone).last_hidden_state[:, 1:].mean(1)
-            torch.testing.assert_close(actual, model.classifier(means)[0], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(actual, model.classifier(means)[0, 0], rtol=1e-5, atol=1e-5)
         from_cls = self.make(small_config)(**extractor.pad(mixed_rows[:8])).logits
         assert not torch.allclose(together, from_cls, atol=1e-3)
 

@@ -114,6 +114,44 @@ class TestMixedProperties(PropertyConformance):
         return {**super().inputs(extractor, rows), "extra_features": given}
 
 
+class TestDescriptors(PropertyConformance):
+    """A head that reads the mean over all layers, and descriptors, of which some are not defined."""
+
+    model_class = UniMol2ForPropertyRegression
+    in_float32 = ("distance_embedding", "descriptor_scale")
+
+    def configure(self, config: UniMol2Config) -> None:
+        config.num_descriptors, config.classifier_pooling = 3, "layers_mean"
+
+    def targets(self, model: UniMol2PreTrainedModel, batch: Batch) -> Batch:
+        return {"labels": torch.arange(2.0 * len(batch["input_ids"])).reshape(-1, 2)}
+
+    def inputs(self, extractor: UniMol2FeatureExtractor, rows: Rows) -> Batch:
+        given = [[0.1 * len(row["input_ids"]), -1.7, 0.3 if row["degrees"][0] > 1 else torch.nan] for row in rows]
+        return {**super().inputs(extractor, rows), "descriptors": torch.tensor(given)}
+
+
+class TestKernelHead(PropertyConformance):
+    """Three members on one encoder."""
+
+    model_class = UniMol2ForPropertyPrediction
+    in_float32 = ("distance_embedding", "kernel")
+    peft_task = None  # it has no linear layer to be saved as a whole
+    adapter_rate = 50.0  # kernels around random centres are flat
+
+    def configure(self, config: UniMol2Config) -> None:
+        config.set_targets([
+            {"name": "logd", "kind": "regression", "mean": 2.0, "std": 3.0},
+            {"name": "phase", "kind": "multiclass", "classes": ["gas", "liquid", "solid"]},
+        ])  # fmt: skip
+        config.head_type, config.num_centers, config.num_members = "kernel", 5, 3
+        config.classifier_pooling = "cls_mean"
+
+    def targets(self, model: UniMol2PreTrainedModel, batch: Batch) -> Batch:
+        rows = torch.arange(len(batch["input_ids"]))
+        return {"labels": torch.stack([rows * 0.7, rows % 3], dim=-1)}
+
+
 @pytest.fixture(scope="module")
 def batch(extractor: UniMol2FeatureExtractor, mixed_rows: Rows) -> Batch:
     """Eight molecules of different length."""

@@ -20,6 +20,8 @@ REGRESSION, BINARY, MULTICLASS = "regression", "binary", "multiclass"
 KINDS = (REGRESSION, BINARY, MULTICLASS)
 _PROBLEM_TYPES: dict[Any, ProblemType] = {REGRESSION: "regression", BINARY: "multi_label_classification"}
 
+KERNEL = "kernel"  # type of a head
+
 HEAD_DIM = 16  # at every published scale
 
 
@@ -56,8 +58,14 @@ class UniMol2Config(PreTrainedConfig):
         extra_features: numbers that the task head reads besides the molecule (assay pH, dose): a list of {"name",
             "mean", "std"}, which standardise them.
         loss_function: loss of regression targets, on standardised labels.
-        head_type: task head: "mlp" (dense, tanh, linear: the reference) or "linear" (unimol_tools).
-        classifier_pooling: what the task head reads, the "cls" (the reference) or the "mean" of the atoms.
+        num_descriptors: RDKit's descriptors that the task head reads besides (`UniMol2FeatureExtractor` has their
+            names).
+        head_type: task head: "mlp" (dense, tanh, linear: the reference), "linear" (unimol_tools) or "kernel" (Gaussian
+            kernels around training molecules, fitted in closed form).
+        num_centers: molecules around which a kernel head has its kernels.
+        num_members: of an ensemble: kernel heads on this one encoder, or models, the others in the folder's `members/`.
+        classifier_pooling: what the task head reads: the "cls" (the reference), the "mean" of the atoms, "cls_mean",
+            both, or "layers_mean", both as means over the embeddings and all layers.
         format_version: of the folder; a newer one than this package's is refused.
         graph_targets: what `UniMol2ForPreTraining` predicts of the whole molecule besides the paper's task; `None` for
             nothing. A list of blocks {"name", "mean", "std"}, where `mean` and `std`, a number for each target of the
@@ -99,8 +107,11 @@ class UniMol2Config(PreTrainedConfig):
     targets: list[dict[str, Any]] | None = None
     extra_features: list[dict[str, Any]] | None = None
     loss_function: Literal["smooth_l1", "l1", "mse"] = "smooth_l1"
-    head_type: Literal["mlp", "linear"] = "mlp"
-    classifier_pooling: Literal["cls", "mean"] = "cls"
+    num_descriptors: int = 0
+    head_type: Literal["mlp", "linear", "kernel"] = "mlp"
+    num_centers: int = 0
+    num_members: int = 1
+    classifier_pooling: Literal["cls", "mean", "cls_mean", "layers_mean"] = "cls"
     graph_targets: list[dict[str, Any]] | None = None
     graph_head_size: int = 512
     problem_type: ProblemType | None = None
@@ -193,6 +204,11 @@ class UniMol2Config(PreTrainedConfig):
         return [{"name": name, "kind": kind} for name in names]
 
     @property
+    def pooled_size(self) -> int:
+        """Width of the vector that the task head reads of the encoder."""
+        return self.hidden_size * (2 if self.classifier_pooling in ("cls_mean", "layers_mean") else 1)
+
+    @property
     def target_names(self) -> list[str]:
         """Names of the targets, in order."""
         return [str(target["name"]) for target in self.task]
@@ -258,6 +274,7 @@ class UniMol2Config(PreTrainedConfig):
             "pair_hidden_size",
             "pair_inner_size",
             "graph_head_size",
+            "num_members",
         )
         for name in names:
             if getattr(self, name) < 1:
@@ -265,6 +282,11 @@ class UniMol2Config(PreTrainedConfig):
         for name in ("gaussian_max_angstrom", "layer_norm_eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+        if self.num_descriptors < 0 or self.num_centers < 0 or (self.head_type == KERNEL and not self.num_centers):
+            raise ValueError(
+                f"num_descriptors ({self.num_descriptors}) and num_centers ({self.num_centers}) count what the head "
+                "reads and is made of; a kernel head has at least one centre"
+            )
         if self.num_gaussians < 2:
             raise ValueError(f"num_gaussians must be at least 2, not {self.num_gaussians}")
 

@@ -7,7 +7,7 @@ H heads, d the inner width of the outer product and the triangle update.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_unimol2 import BINARY, MULTICLASS, REGRESSION, UniMol2Config
+from .configuration_unimol2 import BINARY, KERNEL, MULTICLASS, REGRESSION, UniMol2Config
 from .ops_unimol2 import dropout_add, mean_of_atoms, outer_product, pairwise_distances, triangle_sums
 from .settings_unimol2 import IGNORE_INDEX
 
-ReadOut = Literal["pairs", "atoms", "cls"]
+ReadOut = Literal["pairs", "atoms", "layers", "cls"]
 
 NUM_FEATURE_ROWS = 512
 NUM_DEGREE_ROWS = 128
@@ -38,6 +38,11 @@ NUM_PAIR_TYPE_ROWS = 512
 GAUSSIAN_NORM = math.sqrt(2 * 3.14159)
 OUTER_PRODUCT_EPS = 1e-3
 SMALL_PAIR_WIDTH = 64
+
+# Of descriptors and kernel heads, in the training molecules' standard deviations.
+LARGEST_FEATURE = 5.0
+NUM_QUANTILES = 200
+SMALLEST_RANK = 1e-3  # 3.1 standard deviations of a normal distribution
 
 
 @dataclass
@@ -51,6 +56,7 @@ class UniMol2ModelOutput(ModelOutput):
         hidden_states: on request, num_hidden_layers + 1 tensors (B, S, D), the layers' input first.
         pair_hidden_states: on request, num_hidden_layers + 1 tensors (B, S, S, P), the layers' input first.
         attentions: on request (eager attention only), num_hidden_layers tensors (B, H, S, S).
+        mean_hidden_state: (B, S, D), the mean over the layers' input and all layers; for `read_out="layers"` only.
     """
 
     last_hidden_state: Tensor | None = None
@@ -59,6 +65,7 @@ class UniMol2ModelOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     pair_hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    mean_hidden_state: Tensor | None = None
 
 
 @dataclass
@@ -102,6 +109,7 @@ class UniMol2PropertyOutput(ModelOutput):
         logits: (B, num_labels) float32, outputs in the order of `config.output_names`: of a regression target the value
             in its own units, of a binary one the logit of the positive class, of a multiclass one a logit a class.
         hidden_states, pair_hidden_states, attentions: see `UniMol2ModelOutput`.
+        member_logits: (B, members, num_labels) float32, of which `logits` is the mean; where a kernel head has members.
     """
 
     loss: Tensor | None = None
@@ -109,6 +117,7 @@ class UniMol2PropertyOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     pair_hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    member_logits: Tensor | None = None
 
 
 class UniMol2AtomEmbeddings(nn.Module):
@@ -458,7 +467,7 @@ class UniMol2PreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
         r"^(token_head|coordinate_head|graph_target_head|classifier)\."
     ]
-    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["distance_embedding"]
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["distance_embedding", "descriptor_scale", "kernel"]
     _can_record_outputs: ClassVar[dict[str, Any]] = {
         "hidden_states": UniMol2Layer,
         "pair_hidden_states": [
@@ -477,6 +486,16 @@ class UniMol2PreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
             if isinstance(module, UniMol2OuterProductProjection):
                 init.zeros_(module.bias)
+        elif isinstance(module, UniMol2KernelHead):
+            for parameter in (module.centers, module.weights):
+                init.normal_(parameter, mean=0.0, std=1.0)
+            for parameter in (module.mean, module.bias):
+                init.zeros_(parameter)
+            init.ones_(module.std)
+            init.constant_(module.widths, float(module.centers.shape[-1]))
+        elif isinstance(module, UniMol2DescriptorScale):
+            steps = torch.special.ndtri(torch.linspace(0, 1, NUM_QUANTILES).clamp(SMALLEST_RANK, 1 - SMALLEST_RANK))
+            init.copy_(module.quantiles, steps.expand_as(module.quantiles))
 
 
 class UniMol2Model(UniMol2PreTrainedModel):
@@ -521,8 +540,8 @@ class UniMol2Model(UniMol2PreTrainedModel):
             coordinates: (B, N, 3), angstrom. No gradient flows back through the distances.
             attention_mask: (B, N), 1 for atoms; by default the atoms whose token is not padding.
             read_out: what the caller will read, so that the last layer computes no more: "pairs" is everything;
-                "atoms" leaves `pair_hidden_state` None; "cls" moreover leaves `last_hidden_state` (B, 1, D), the CLS
-                alone. Recording any states computes everything.
+                "atoms" leaves `pair_hidden_state` None; "layers" moreover gives `mean_hidden_state`; "cls" leaves
+                `last_hidden_state` (B, 1, D), the CLS alone. Recording any states computes everything.
             **kwargs: `output_hidden_states`, `output_pair_hidden_states`, `output_attentions`, `return_dict`.
         """
         if read_out not in get_args(ReadOut):
@@ -538,17 +557,20 @@ class UniMol2Model(UniMol2PreTrainedModel):
         token_mask = mask.unsqueeze(-1).to(hidden_states.dtype)
         lengths = self._normalizing_lengths(mask)
         key_mask = mask[:, None, None, :]
-        if self._records_states(kwargs):
-            read_out = "pairs"
+        of_last = "pairs" if self._records_states(kwargs) else read_out
+        summed = hidden_states
         for layer in self.layers:
-            needed = read_out if layer is self.layers[-1] else "pairs"
+            needed = of_last if layer is self.layers[-1] else "pairs"
             hidden_states, pair_states = layer(
                 hidden_states, pair_states, key_mask, token_mask, lengths, needed, **kwargs
             )
+            if read_out == "layers":
+                summed = summed + hidden_states
         return UniMol2ModelOutput(
             last_hidden_state=hidden_states,
             pooler_output=hidden_states[:, 0],
-            pair_hidden_state=pair_states if read_out == "pairs" else None,
+            pair_hidden_state=pair_states if of_last == "pairs" else None,
+            mean_hidden_state=summed / (1 + len(self.layers)) if read_out == "layers" else None,
         )
 
     def _records_states(self, kwargs: Mapping[str, Any]) -> bool:
@@ -768,43 +790,156 @@ def graph_target_losses(predicted: Tensor, targets: Tensor, sizes: Sequence[int]
     return torch.stack(losses)
 
 
+class UniMol2DescriptorScale(nn.Module):
+    """Descriptors as scores of a normal distribution: by their rank among the training molecules', 0 where undefined.
+
+    `quantiles` (T, Q) are the training molecules' at equal steps of probability.
+    """
+
+    def __init__(self, num_descriptors: int) -> None:
+        super().__init__()
+        self.quantiles = nn.Parameter(torch.empty(num_descriptors, NUM_QUANTILES))
+
+    def forward(self, descriptors: Tensor) -> Tensor:
+        """(B, T) float32 from (B, T)."""
+        values, quantiles = descriptors.float().nan_to_num().T.contiguous(), self.quantiles.float()
+        # Where many molecules share a value, as with counts, its rank is the middle of theirs.
+        ranks = (self._ranks(values, quantiles, right=False) + self._ranks(values, quantiles, right=True)) / 2
+        scores = torch.special.ndtri(ranks.clamp(SMALLEST_RANK, 1 - SMALLEST_RANK))
+        return scores.T.masked_fill(descriptors.isnan(), 0.0)
+
+    @staticmethod
+    def _ranks(values: Tensor, quantiles: Tensor, right: bool) -> Tensor:
+        """Between two quantiles in proportion; of equal ones the first (or, `right`, the last) counts."""
+        index = torch.searchsorted(quantiles.detach(), values.detach(), right=right).clamp(1, NUM_QUANTILES - 1)
+        before, at = quantiles.gather(1, index - 1), quantiles.gather(1, index)
+        passed = values >= before if right else values > before
+        share = (values - before) / (at - before).where(at > before, 1.0)
+        share = share.where(at > before, passed.to(share.dtype)).clamp(0, 1)
+        return (index - 1 + share) / (NUM_QUANTILES - 1)
+
+
+class UniMol2KernelHead(nn.Module):
+    """Kernel ridge regression: Gaussian kernels around training molecules, weighted; float32 throughout.
+
+    f_m(x) = bias_m + sum_c weights_mc exp(-|x - c|^2 / width_m) for each member m of an ensemble. It is fitted in
+    closed form (`finetuning.kernel_heads`); as any head it can be trained on.
+    """
+
+    def __init__(self, width: int, num_centers: int, num_members: int, num_outputs: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.empty(width))
+        self.std = nn.Parameter(torch.empty(width))
+        self.centers = nn.Parameter(torch.empty(num_centers, width))
+        self.widths = nn.Parameter(torch.empty(num_members))
+        self.weights = nn.Parameter(torch.empty(num_members, num_centers, num_outputs))
+        self.bias = nn.Parameter(torch.empty(num_members, num_outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Outputs (B, members, outputs) from features (B, F)."""
+        with torch.autocast(features.device.type, enabled=False):
+            scaled = self.standardized(features)
+            centers = self.centers.float()
+            squares = scaled.square().sum(-1, keepdim=True) + centers.square().sum(-1) - 2 * scaled @ centers.T
+            # (members, B, C)
+            kernels = torch.exp(-squares.clamp(min=0) / self.widths.float()[:, None, None])
+            outputs = torch.bmm(kernels, self.weights.float()) + self.bias.float().unsqueeze(1)
+            return outputs.transpose(0, 1)
+
+    def standardized(self, features: Tensor) -> Tensor:
+        """Features (B, F) in the scale of the centres, outliers cut off."""
+        return ((features.float() - self.mean.float()) / self.std.float()).clamp(-LARGEST_FEATURE, LARGEST_FEATURE)
+
+
 class UniMol2PropertyHead(nn.Module):
     """Outputs from a pooled vector; `dense` and `out_proj` are the reference's `classification_heads.<name>`.
 
-    Extra features (B, F) are standardised and stand behind the pooled vector.
+    Behind the pooled vector stand extra features (B, F), standardised, and descriptors (B, T), scaled by their ranks.
     """
 
     def __init__(self, config: UniMol2Config) -> None:
         super().__init__()
         self.extra_features = list(config.extra_features or ())
-        width = config.hidden_size + len(self.extra_features)
+        self.num_descriptors = config.num_descriptors
+        width = config.pooled_size + len(self.extra_features) + self.num_descriptors
         self.dropout = nn.Dropout(config.pooler_dropout_prob)
-        self.dense = nn.Linear(width, config.hidden_size) if config.head_type == "mlp" else None
+        # Of these a head has those that its type needs.
+        self.descriptor_scale: Any = UniMol2DescriptorScale(self.num_descriptors) if self.num_descriptors else None
+        self.kernel: Any = None
+        self.dense: Any = None
+        self.out_proj: Any = None
+        if config.head_type == KERNEL:
+            self.kernel = UniMol2KernelHead(width, config.num_centers, config.num_members, config.num_labels)
+            return
+        if config.head_type == "mlp":
+            self.dense = nn.Linear(width, config.hidden_size)
         self.out_proj = nn.Linear(width if self.dense is None else config.hidden_size, config.num_labels)
 
-    def forward(self, pooled: Tensor, extra_features: Tensor | None = None) -> Tensor:
-        features = self.dropout(self._with_extra(pooled, extra_features))
+    def forward(
+        self, pooled: Tensor, extra_features: Tensor | None = None, descriptors: Tensor | None = None
+    ) -> Tensor:
+        """Outputs (B, members, num_labels); of a head that is no kernel head there is one member."""
+        features = self.features(pooled, extra_features, descriptors)
+        if self.kernel is not None:
+            return self.kernel(features)
+        features = self.dropout(features.to(self.out_proj.weight.dtype))
         if self.dense is not None:
             features = self.dropout(torch.tanh(self.dense(features)))
-        return self.out_proj(features)
+        return self.out_proj(features).unsqueeze(1)
 
-    def _with_extra(self, pooled: Tensor, extra_features: Tensor | None) -> Tensor:
+    def features(self, pooled: Tensor, extra_features: Tensor | None, descriptors: Tensor | None) -> Tensor:
+        """What the head reads, (B, pooled + F + T)."""
+        parts = [pooled]
         names = [each["name"] for each in self.extra_features]
-        if extra_features is None and not names:
-            return pooled
-        shape = (pooled.shape[0], len(names))  # `len` would be a constant of the exported graph
-        if extra_features is None or extra_features.shape != shape:
-            given = "none" if extra_features is None else tuple(extra_features.shape)
-            raise ValueError(f"the head reads extra_features of shape {shape} ({', '.join(names)}), given are {given}")
-        mean, std = (pooled.new_tensor([each[key] for each in self.extra_features]) for key in ("mean", "std"))
-        return torch.cat([pooled, (extra_features - mean) / std], dim=-1).to(pooled.dtype)
+        if names or extra_features is not None:
+            given = _with_columns(extra_features, "extra_features", pooled, len(names), ", ".join(names))
+            mean, std = (pooled.new_tensor([each[key] for each in self.extra_features]) for key in ("mean", "std"))
+            parts.append(((given - mean) / std).to(pooled.dtype))
+        if self.num_descriptors or descriptors is not None:
+            given = _with_columns(descriptors, "descriptors", pooled, self.num_descriptors, "of RDKit")
+            parts.append(self.descriptor_scale(given).to(pooled.dtype))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else pooled
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was never trained: a new head's bias is exactly zero; one step of training, and it is not."""
+        bias = self.kernel.bias if self.out_proj is None else self.out_proj.bias
+        return not bool(bias.any())
+
+
+def _with_columns(given: Tensor | None, what: str, pooled: Tensor, columns: int, told: str) -> Tensor:
+    wanted = (pooled.shape[0], columns)  # `len` would be a constant of the exported graph
+    if given is None or given.shape != wanted:
+        shape = "none" if given is None else tuple(given.shape)
+        raise ValueError(f"the head reads {what} of shape {wanted} ({told}), given are {shape}")
+    return given
+
+
+def encoder_options(pooling: str) -> dict[str, ReadOut]:
+    """What to ask of the encoder for a pooling."""
+    asked: dict[str, ReadOut] = {"cls": "cls", "layers_mean": "layers"}
+    return {"read_out": asked.get(pooling, "atoms")}
+
+
+def pooled_states(encoded: UniMol2ModelOutput, attention_mask: Tensor, pooling: str) -> Tensor:
+    """One vector (B, D), or (B, 2 D) of "cls_mean" and "layers_mean", for each molecule; float32.
+
+    "layers_mean" is what the mean over layers of CLS and mean of atoms would be (arXiv 2506.06443: intermediate layers
+    are better frozen vectors than the last).
+    """
+    found = encoded.mean_hidden_state if pooling == "layers_mean" else encoded.last_hidden_state
+    states = cast(Tensor, found)
+    if pooling == "cls":
+        return states[:, 0].float()
+    mean = mean_of_atoms(states.float(), attention_mask)
+    return mean if pooling == "mean" else torch.cat((states[:, 0].float(), mean), dim=-1)
 
 
 class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
     """Molecular properties, any number of targets of any kind (`config.targets`), missing labels allowed.
 
-    They are read from the CLS, as in the reference, or from the mean of the atoms (`config.classifier_pooling`).
-    Pretraining gives the atoms losses of their own, the CLS none: on few molecules the mean may be the better start.
+    They are read from the CLS, as in the reference, or from another pooling (`config.classifier_pooling`). Pretraining
+    gives the atoms losses of their own, the CLS none: on few molecules the mean may be the better start.
 
     The head works on standardised labels; mean and standard deviation of a regression target bring predictions into
     the labels' own units. `classifier` is the name that PEFT looks for.
@@ -829,6 +964,11 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
         mean, std = [each.get("mean") or 0.0 for each in targets], [each.get("std") or 1.0 for each in targets]
         return like.new_tensor(mean, dtype=torch.float32), like.new_tensor(std, dtype=torch.float32)
 
+    def in_units(self, outputs: Tensor) -> Tensor:
+        """Outputs (..., num_labels) of the head, those of regression targets in their labels' units."""
+        mean, std = self._scale(outputs, self.config.target_sizes)
+        return outputs * std + mean
+
     def _shaped_labels(self, labels: Tensor, rows: int) -> Tensor:
         """(B, targets) float32, NaN where missing; Transformers' -100 is no class either."""
         if labels.ndim == 1:
@@ -845,7 +985,7 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
         self, input_ids: Tensor, atom_features: Tensor, degrees: Tensor, edge_features: Tensor, shortest_paths: Tensor,
         pair_types: Tensor, coordinates: Tensor, attention_mask: Tensor | None = None,
         labels: Tensor | None = None, extra_features: Tensor | None = None, row_weights: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        descriptors: Tensor | None = None, **kwargs: Unpack[TransformersKwargs],
     ) -> UniMol2PropertyOutput:
         # fmt: on
         """Predict properties.
@@ -855,29 +995,29 @@ class UniMol2ForPropertyPrediction(UniMol2PreTrainedModel):
                 class; NaN (of classes also -100) where missing.
             extra_features: (B, F), the numbers of `config.extra_features`, in their own units.
             row_weights: (B,), multiply the losses of a molecule.
+            descriptors: (B, `config.num_descriptors`), as they are; NaN where one is not defined.
             (others): see `UniMol2Model.forward`.
         """
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id)
-        from_cls = self.config.classifier_pooling == "cls"
-        read_out: ReadOut = "cls" if from_cls else "atoms"
+        pooling = self.config.classifier_pooling
         inputs = (input_ids, atom_features, degrees, edge_features, shortest_paths, pair_types, coordinates)
-        encoded = self.unimol2(*inputs, attention_mask, read_out=read_out, **kwargs)
-        states = encoded.last_hidden_state
-        pooled = encoded.pooler_output if from_cls else mean_of_atoms(states, attention_mask)
-        outputs = self.classifier(pooled, extra_features).float()
+        encoded = self.unimol2(*inputs, attention_mask, **encoder_options(pooling), **kwargs)
+        pooled = pooled_states(encoded, attention_mask, pooling)
+        members = self.classifier(pooled, extra_features, descriptors).float()
+        outputs = members.mean(1)
         loss = None
         if labels is not None:
             mean, std = self._scale(outputs, [1] * len(self.config.task))
             targets = (self._shaped_labels(labels, len(outputs)) - mean) / std
             loss = property_loss(outputs, targets, self.config, row_weights)
-        mean, std = self._scale(outputs, self.config.target_sizes)
         return UniMol2PropertyOutput(
             loss=loss,
-            logits=outputs * std + mean,
+            logits=self.in_units(outputs),
             hidden_states=encoded.hidden_states,
             pair_hidden_states=encoded.pair_hidden_states,
             attentions=encoded.attentions,
+            member_logits=self.in_units(members) if members.shape[1] > 1 else None,
         )
 
 
@@ -913,13 +1053,6 @@ def property_loss(outputs: Tensor, labels: Tensor, config: UniMol2Config, row_we
     if row_weights is not None:
         losses = losses * row_weights.unsqueeze(-1)
     return losses.sum() / present.sum().clamp(min=1)
-
-
-def predicted_values(logits: Tensor, config: UniMol2Config) -> Tensor:
-    """Of each output (B, num_labels) what a user reads: values of regression targets, probabilities of classes."""
-    blocks = zip(config.task, logits.split(config.target_sizes, dim=-1), strict=True)
-    applied = {REGRESSION: lambda block: block, BINARY: torch.sigmoid, MULTICLASS: lambda block: block.softmax(-1)}
-    return torch.cat([applied[target["kind"]](block) for target, block in blocks], dim=-1)
 
 
 def _element_losses(outputs: Tensor, labels: Tensor, config: UniMol2Config) -> Tensor:
@@ -968,5 +1101,4 @@ __all__ = [
     "UniMol2PreTrainedModel",
     "UniMol2PreTrainingOutput",
     "UniMol2PropertyOutput",
-    "predicted_values",
 ]

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import SettingsError
 
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "mean", "cls_mean", "layers_mean"]
 TrainingPrecision = Literal["float32", "bfloat16"]  # bfloat16 is autocast
 ModelPrecision = Literal["float32", "bfloat16", "float16"]
 RegressionLoss = Literal["smooth_l1", "l1", "mse"]
