@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from types import GeneratorType
 from typing import Any, TypeVar
 
@@ -13,12 +14,12 @@ from torch.utils.data import Dataset
 from transformers.pipelines.base import Pipeline
 
 from .batching import map_in_batches, max_pairs_for, most_rows
-from .configuration_unimol2 import MULTICLASS
+from .calibration import load_calibration, property_result, save_calibration
+from .configuration_unimol2 import KERNEL
 from .errors import NOT_FINITE, ModelError
-from .fingerprints import load_fingerprints, morgan_bits, nearest_similarity
-from .modeling_unimol2 import predicted_values
+from .fingerprints import load_fingerprints, morgan_bits, nearest_similarity, save_fingerprints
+from .modeling_unimol2 import encoder_options, pooled_states
 from .molecules import has_bonds, is_single_molecule, molecule_of, sequence_of_molecules
-from .ops_unimol2 import mean_of_atoms
 from .packed_linear import pack_linear_layers
 from .settings_unimol2 import FEATURIZER_OPTIONS, POOLINGS
 
@@ -46,6 +47,11 @@ class MoleculePipeline(Pipeline):
     _load_tokenizer = False
     _static_shapes = False
     _length_step = 1
+
+    @property
+    def models(self) -> list[Any]:
+        """The model, or all members of an ensemble."""
+        return [self.model]
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess = {name: parameters.pop(name) for name in FEATURIZER_OPTIONS if name in parameters}
@@ -150,7 +156,8 @@ class MoleculePipeline(Pipeline):
         The answers stay the same to rounding, weights may still be trained or changed. `unimol2-hf embed` does this by
         itself for models of up to 200 million parameters. Not together with `compile_model`.
         """
-        pack_linear_layers(self.model.base_model)
+        for model in self.models:
+            pack_linear_layers(model.base_model)
 
     def compile_model(self, static_shapes: bool = False) -> None:
         """Run the model through `torch.compile` from now on; the answers stay the same to rounding.
@@ -170,7 +177,8 @@ class MoleculePipeline(Pipeline):
         if static_shapes:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_STATIC_SHAPES)
         mode = "reduce-overhead" if static_shapes and not on_cpu else None
-        self.model.base_model.compile(dynamic=not static_shapes, mode=mode)
+        for model in self.models:
+            model.base_model.compile(dynamic=not static_shapes, mode=mode)
 
     def preprocess(self, input_: Any, **settings: Any) -> Any:
         featurized = next(iter(self._featurize([input_], **settings)))
@@ -195,7 +203,8 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
     """Task "molecule-embedding": {"embedding": (D,) float32 array or None, "provenance", "error", "error_code"}.
 
     Parameters:
-        pooling: "cls" (default) or "mean" over the atoms.
+        pooling: "cls" (default), "mean" over the atoms, "cls_mean", both, (2 D,), or "layers_mean", both as means over
+            all layers, (2 D,).
         per_atom: add "atom_embeddings", (n, D) in atom order.
     """
 
@@ -206,15 +215,13 @@ class MoleculeEmbeddingPipeline(MoleculePipeline):
         return chosen
 
     def _forward(self, input_tensors: Any, pooling: str = "cls", per_atom: bool = False) -> dict[str, Any]:
-        if pooling == "cls" and not per_atom:
-            pooled = self.model.base_model(**input_tensors, read_out="cls").pooler_output.float()
-            return {"rows": [{"embedding": vector} for vector in pooled]}
-        states = self.model.base_model(**input_tensors, read_out="atoms").last_hidden_state.float()
+        options = encoder_options("mean" if per_atom and pooling == "cls" else pooling)
+        encoded = self.model.base_model(**input_tensors, **options)
         mask = input_tensors["attention_mask"].bool()
-        vectors = states[:, 0] if pooling == "cls" else mean_of_atoms(states, mask)
+        vectors = pooled_states(encoded, mask, pooling)
         if not per_atom:
             return {"rows": [{"embedding": vector} for vector in vectors]}
-        atoms = zip(states[:, 1:], mask, strict=True)
+        atoms = zip(encoded.last_hidden_state[:, 1:].float(), mask, strict=True)
         return {
             "rows": [
                 {"embedding": vector, "atom_embeddings": own[present]}
@@ -237,9 +244,17 @@ class MoleculePropertyPipeline(MoleculePipeline):
     positive class; the likeliest class of a multiclass target, with "probabilities": {target: {class: p}} beside. With
     several conformers values and probabilities are means. A head that was never trained is refused.
 
+    Of an ensemble it is the mean over the members, and a result has "spreads": {target: standard deviation over the
+    members}, of classes that of the probability. Where the folder has a `calibration.json`, probabilities are
+    calibrated, and regression targets have "intervals": {target: (lower, upper)}, which hold `coverage` of new
+    molecules.
+
     Where the model reads numbers besides the molecule (`config.extra_features`), a molecule comes as {"molecule":
     molecule, "features": {name: number}}. Where its folder has the training molecules' fingerprints, a result has
     "nearest_similarity", the Tanimoto similarity to the nearest of them; None without bonds to read.
+
+    Parameters:
+        coverage: of the intervals, between 0 and 1; by default the one that was asked for when they were fitted.
     """
 
     _refuses_untrained = True
@@ -247,13 +262,44 @@ class MoleculePropertyPipeline(MoleculePipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         head = getattr(self.model, "classifier", None)
-        # A new head's bias is exactly zero; one step of training, and it is not.
-        if self._refuses_untrained and (head is None or not bool(head.out_proj.bias.any())):
+        if self._refuses_untrained and (head is None or head.is_new):
             raise ModelError(
                 "the model has no trained property head: fine-tune it first, or ask for the task molecule-embedding"
             )
+        self._training_molecules = self._calibration = None
+        self._others: list[Any] = []
         name = self.model.name_or_path
-        self._training_molecules = load_fingerprints(name) if name and self._refuses_untrained else None
+        if name and self._refuses_untrained:
+            revision = {"revision": commit} if (commit := getattr(self.model.config, "_commit_hash", None)) else {}
+            self._training_molecules = load_fingerprints(name, **revision)
+            self._calibration = load_calibration(name, **revision)
+            self._others = load_other_members(self.model, **revision)
+
+    def _pop_forward_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        chosen: dict[str, Any] = {name: parameters.pop(name) for name in ("coverage",) if name in parameters}
+        coverage = chosen.get("coverage")
+        if coverage is not None and not (isinstance(coverage, int | float) and 0 < coverage < 1):
+            raise ValueError(f"coverage is {coverage!r}; use a number between 0 and 1, such as 0.9")
+        return chosen
+
+    @property
+    def models(self) -> list[Any]:
+        return [self.model, *self._others]
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As Transformers has it, with what the folder has besides: fingerprints, calibration, members."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self._training_molecules is not None:
+            save_fingerprints(save_directory, self._training_molecules)
+        if self._calibration is not None:
+            save_calibration(save_directory, self._calibration)
+        for number, model in enumerate(self._others, start=1):
+            model.save_pretrained(Path(save_directory) / member_folder(number))
+
+    @property
+    def calibration(self) -> Any:
+        """What was fitted on molecules that members had not seen (`Calibration`); `None` where there is none."""
+        return self._calibration
 
     @property
     def has_similarity(self) -> bool:
@@ -282,23 +328,41 @@ class MoleculePropertyPipeline(MoleculePipeline):
             result["nearest_similarity"] = None if math.isnan(found) else found
         return result
 
-    def _forward(self, input_tensors: Any) -> dict[str, Any]:
-        return {"rows": list(predicted_values(self.model(**input_tensors).logits, self.model.config).unbind(0))}
+    def _forward(self, input_tensors: Any, coverage: float | None = None) -> dict[str, Any]:
+        outputs = (model(**input_tensors) for model in self.models)
+        logits = [each.logits.unsqueeze(1) if each.member_logits is None else each.member_logits for each in outputs]
+        return {"rows": list(torch.cat(logits, dim=1).unbind(0))}
 
     def _result(self, outputs: list[Tensor], **parameters: Any) -> dict[str, Any]:
-        config = self.model.config
-        has_classes = any(target["kind"] == MULTICLASS for target in config.task)
-        if not outputs:
-            return {"predictions": None, **({"probabilities": None} if has_classes else {})}
-        values = torch.stack(outputs).mean(0).split(config.target_sizes)
-        predictions: dict[str, Any] = {}
-        probabilities: dict[str, dict[str, float]] = {}
-        for target, block in zip(config.task, values, strict=True):
-            name = str(target["name"])
-            if target["kind"] == MULTICLASS:
-                probabilities[name] = dict(zip(map(str, target["classes"]), block.tolist(), strict=True))
-            predictions[name] = str(target["classes"][int(block.argmax())]) if name in probabilities else float(block)
-        return {"predictions": predictions, **({"probabilities": probabilities} if has_classes else {})}
+        logits = torch.stack(outputs).double().numpy() if outputs else None
+        return property_result(self.model.config, logits, self._calibration, parameters.get("coverage"))
+
+
+def member_folder(number: int) -> str:
+    """Where an ensemble's folder has a member; the first one is the folder's own model."""
+    return f"members/{number}"
+
+
+def load_other_members(model: Any, **hub_kwargs: Any) -> list[Any]:
+    """The members of an ensemble besides the folder's own model; none where the members are heads on one encoder.
+
+    Raises:
+        ModelError: a member is missing or damaged.
+    """
+    if model.config.head_type == KERNEL:
+        return []
+    members = []
+    for number in range(1, model.config.num_members):
+        folder = member_folder(number)
+        try:
+            member = type(model).from_pretrained(model.name_or_path, subfolder=folder, dtype=model.dtype, **hub_kwargs)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"{model.name_or_path} is an ensemble of {model.config.num_members} models, of which {folder} cannot "
+                f"be loaded ({error}); copy the whole folder, or save the pipeline instead of the model"
+            ) from error
+        members.append(member.eval().to(model.device))
+    return members
 
 
 def _features_and_molecule(item: Any) -> tuple[Mapping[str, Any], Any]:

@@ -5,15 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import CONFIG_NAME
 
 from .. import feature_extraction_unimol2
+from ..calibration import CALIBRATION_FILE
+from ..configuration_unimol2 import KERNEL, UniMol2Config
 from ..errors import ModelError
 from ..fingerprints import FINGERPRINTS_FILE
 from ..models.registration import AUTO_MAP, CUSTOM_PIPELINES
+from ..pipeline_unimol2 import member_folder
 
 
 def export_with_code(
@@ -26,7 +28,7 @@ def export_with_code(
     """Write a folder that loads without this package, by `trust_remote_code=True`.
 
     It holds weights, config, feature extractor and the few source files that define them, ready for the Hub; of a model
-    loaded from a fine-tuned folder also the training molecules' fingerprints.
+    loaded from a fine-tuned folder also the training molecules' fingerprints, the calibration and the other members.
 
     Args:
         model: any Uni-Mol2 model.
@@ -50,12 +52,23 @@ def export_with_code(
     _update_json(
         folder / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
     )
-    fingerprints = Path(model.name_or_path or "") / FINGERPRINTS_FILE
-    if fingerprints.is_file():
-        shutil.copyfile(fingerprints, folder / FINGERPRINTS_FILE)
+    _copy_companions(Path(model.name_or_path or ""), folder, model.config)
     for source in _source_files():
         shutil.copyfile(source, folder / source.name)
     return folder
+
+
+def _copy_companions(origin: Path, folder: Path, config: UniMol2Config) -> None:
+    """What a fine-tuned folder has besides its model: fingerprints, calibration, the other members of an ensemble."""
+    members = () if config.head_type == KERNEL else range(1, config.num_members)
+    wanted = [path for number in members for path in (origin / member_folder(number)).glob("*")]
+    wanted += [origin / name for name in (FINGERPRINTS_FILE, CALIBRATION_FILE)]
+    for path in wanted:
+        if path.name in (FINGERPRINTS_FILE, CALIBRATION_FILE, CONFIG_NAME) or path.name.startswith("model"):
+            copy = folder / path.relative_to(origin)
+            if path.is_file() and not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
 
 
 def _source_files() -> list[Path]:

@@ -17,7 +17,7 @@ from ..errors import OutputFolderError, TableError
 from ..modeling_unimol2 import UniMol2ForPropertyPrediction
 from ..models.loading import load_feature_extractor, load_model
 from ..pipeline_unimol2 import MoleculePropertyPipeline
-from ..targets.predictions import prediction_cells, prediction_columns
+from ..targets.predictions import columns_of, prediction_cells
 from ..worker_pool import worker_count
 from .settings import PredictSettings
 
@@ -30,8 +30,9 @@ def predict(model: str, data: Source, output: Path, settings: PredictSettings, c
 
     `data` is whatever `read_molecules` reads, a DataFrame or a `datasets.Dataset` too. Predictions are
     `predicted_<target>`: values, probabilities of the positive class, or classes, with `predicted_<target>_<class>`
-    beside; `nearest_similarity` is that to the training molecules; `standardized` what was read instead of the
-    molecule, where the model standardises. Columns of numbers that the model reads must be there.
+    beside; of an ensemble `predicted_<target>_spread`, and where it was fitted on folds `_lower` and `_upper`;
+    `nearest_similarity` is that to the training molecules; `standardized` what was read instead of the molecule, where
+    the model standardises. Columns of numbers that the model reads must be there.
 
     Beside OUTPUT.csv stands OUTPUT.settings.json.
 
@@ -71,7 +72,8 @@ def _added_columns(pipeline: MoleculePropertyPipeline, settings: PredictSettings
     similarity = [SIMILARITY] if pipeline.has_similarity else []
     standardizes = pipeline.feature_extractor.settings(**settings.featurizer).standardize != "none"
     standardized = [STANDARDIZED] if standardizes else []
-    return [*prediction_columns(pipeline.model.config), *similarity, *standardized, CONFORMER, ERROR, ERROR_CODE]
+    columns = columns_of(pipeline.model.config, pipeline.calibration)
+    return [*columns, *similarity, *standardized, CONFORMER, ERROR, ERROR_CODE]
 
 
 def _predicted_rows(
@@ -84,13 +86,13 @@ def _predicted_rows(
     workers = worker_count(settings.num_workers)
     featurized = featurize_cached(extractor, pairs, cache, num_workers=workers, **settings.featurizer)
     complete = (pipeline.complete(made, molecule, given) for (molecule, given), made in featurized)
-    columns = prediction_columns(config)
-    for result in pipeline.run_featurized(complete, settings.batch_size):
+    columns = columns_of(config, pipeline.calibration)
+    for result in pipeline.run_featurized(complete, settings.batch_size, coverage=settings.coverage):
         provenance = result["provenance"]
         counts["failed"] += result["error"] is not None
         counts["flat"] += any(not each["is_3d"] for each in provenance)
         yield {
-            **dict(zip(columns, prediction_cells(result, config), strict=True)),
+            **dict(zip(columns, prediction_cells(result, len(columns)), strict=True)),
             SIMILARITY: result.get(SIMILARITY),
             STANDARDIZED: (provenance[0]["standardized_smiles"] if provenance else None) or "",
             CONFORMER: conformer_summary(each["method"] for each in provenance),

@@ -33,6 +33,12 @@ class PredictSettings(Settings):
     """Prediction for a table; `featurizer` replaces options of the model folder."""
 
     smiles_column: str = option("smiles", "column with SMILES")
+    coverage: float | None = option(
+        None,
+        "share of new molecules that intervals are to hold; default: as the model was fitted for",
+        minimum=0.01,
+        maximum=0.999,
+    )
     batch_size: int = option(32, "most conformers of a batch", group=MACHINE, minimum=1)
     num_workers: int | None = option(None, "processes for conformers; default: all cores", group=MACHINE, minimum=0)
     conformer_cache: str = other_default(CacheSettings, "conformer_cache", "auto")
@@ -49,7 +55,7 @@ class EmbedSettings(Settings):
     model: str = option(NANO_NAME, "unimol2-nano, a folder or a Hub id")
     smiles_column: str = option("smiles", "column with SMILES")
     id_column: str | None = option(None, "column (SDF: property) with the rows' ids")
-    pooling: Pooling = option("cls", "the CLS, or the mean of the atoms")
+    pooling: Pooling = option("cls", "the CLS, the mean of the atoms, both, or both as means over all layers")
     per_atom: bool = option(False, "also one vector for each heavy atom")
     keep_conformers: bool = option(False, "also write conformers, as a library that this command reads again")
     ignore_conformers: bool = option(False, "make conformers also where the file brings some", group=OUTPUT)

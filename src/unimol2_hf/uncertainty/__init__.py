@@ -1,0 +1,1 @@
+"""How sure a model is: intervals and calibrated probabilities, fitted from arrays; nothing is trained here."""

@@ -1,0 +1,114 @@
+"""Intervals and calibrated probabilities from predictions of molecules that a member has not seen."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from crepes import ConformalRegressor
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from sklearn.linear_model import LogisticRegression
+
+from ..calibration import Calibration, members_without
+from ..configuration_unimol2 import BINARY, MULTICLASS, REGRESSION
+
+FloatArray = NDArray[np.float64]
+
+# Of a large table's scores these many, at equal steps of coverage, are kept.
+_MOST_SCORES = 999
+_FEWEST_LABELS = 20
+_UNPENALISED = 1e6
+_LEAST_SLOPE = 1e-3
+_TEMPERATURES = (0.05, 100.0)
+
+
+def out_of_fold(
+    members: FloatArray, folds: NDArray[np.intp], left_out: Sequence[Sequence[int]]
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and spread (n, outputs) of each molecule over the members that have not seen it.
+
+    Args:
+        members: (members, n, outputs) values.
+        folds: (n,) of the molecules, from 0.
+        left_out: of each member the folds that it has not seen.
+    """
+    mean, spread = np.full(members.shape[1:], np.nan), np.full(members.shape[1:], np.nan)
+    for fold, honest in enumerate(members_without(left_out)):
+        rows = folds == fold
+        own = members[list(honest)][:, rows]
+        mean[rows], spread[rows] = own.mean(axis=0), own.std(axis=0, ddof=1)
+    return mean, spread
+
+
+def fit_calibration(
+    mean: FloatArray,
+    spread: FloatArray,
+    labels: FloatArray,
+    targets: Sequence[Mapping[str, Any]],
+    left_out: Sequence[Sequence[int]],
+    coverage: float,
+) -> Calibration:
+    """Cross-conformal intervals, normalised by the spread, and calibrated probabilities.
+
+    The error of a molecule is divided by its difficulty, the spread plus its mean over the molecules; intervals are the
+    prediction plus and minus a quantile of such scores times the difficulty (Papadopoulos et al., J. Artif. Intell.
+    Res. 2011, 40, 815; Vovk, Ann. Math. Artif. Intell. 2015, 74, 9). A binary target's logit gets slope and offset
+    (Platt), a multiclass one's a temperature (Guo et al., arXiv 1706.04599). A target of fewer than 20 labels gets
+    neither.
+
+    Args:
+        mean: (n, outputs) of members that have not seen the molecule; see `out_of_fold`.
+        spread: (n, outputs), likewise.
+        labels: (n, targets), NaN where missing; a class is its index. They must have chosen nothing of the members.
+        targets: as `UniMol2Config.targets`.
+        left_out: of each member the folds that it has not seen.
+        coverage: share of new molecules that intervals are to hold.
+    """
+    widths = [len(target["classes"]) if target["kind"] == MULTICLASS else 1 for target in targets]
+    ends = np.cumsum(widths)
+    fitted = {}
+    for target, start, end, own in zip(targets, ends - widths, ends, labels.T, strict=True):
+        rows = ~np.isnan(own) & np.isfinite(mean[:, start:end]).all(axis=1)
+        if rows.sum() >= _FEWEST_LABELS:
+            given = own[rows], mean[rows, start:end], spread[rows, start:end]
+            fitted[str(target["name"])] = _FITS[target["kind"]](*given)
+    return Calibration(coverage, [list(own) for own in left_out], fitted)
+
+
+def _fit_interval(labels: FloatArray, mean: FloatArray, spread: FloatArray) -> dict[str, Any]:
+    floor = float(spread.mean()) or 1.0
+    regressor = ConformalRegressor().fit(labels - mean[:, 0], sigmas=floor + spread[:, 0])
+    scores = regressor.alphas[::-1]
+    if len(scores) > _MOST_SCORES:
+        steps = np.arange(1, _MOST_SCORES + 1) / (_MOST_SCORES + 1)
+        scores = scores[np.ceil((len(scores) + 1) * steps - 1e-9).astype(int) - 1]
+    return {"floor": floor, "scores": [float(f"{score:.6g}") for score in scores]}
+
+
+def _fit_slope(labels: FloatArray, mean: FloatArray, spread: FloatArray) -> dict[str, float]:
+    if len(np.unique(labels)) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LogisticRegression(C=_UNPENALISED).fit(mean, labels)
+    slope, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope < _LEAST_SLOPE:
+        # Predictions that rank molecules the wrong way round tell nothing: all get nearly the share of positives.
+        share = labels.mean()
+        slope, offset = _LEAST_SLOPE, float(np.log(share / (1 - share)))
+    return {"slope": slope, "offset": offset}
+
+
+def _fit_temperature(labels: FloatArray, mean: FloatArray, spread: FloatArray) -> dict[str, float]:
+    classes = labels.astype(int)
+
+    def loss(log_temperature: float) -> float:
+        scaled = mean / np.exp(log_temperature)
+        return float((np.logaddexp.reduce(scaled, axis=1) - scaled[np.arange(len(classes)), classes]).mean())
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
+    return {"temperature": float(np.exp(found.x))}
+
+
+_FITS = {REGRESSION: _fit_interval, BINARY: _fit_slope, MULTICLASS: _fit_temperature}
