@@ -93,10 +93,10 @@ def make_split(
         raise TableError(f"{len(set(names))} molecules are too few to split; give a split column")
     if order is not None:
         return _split_in_order(names, order, folds, fold)
-    groups = np.unique(np.array(_GROUPERS[method](names)), return_inverse=True)[1]
-    sizes = np.bincount(groups)
+    groups = groups_of(names, method)
     if folds:
-        return _parts_of_folds(_dealt_folds(sizes, folds, seed)[groups], folds, fold)
+        return _parts_of_folds(deal_folds(groups, folds, seed), folds, fold)
+    sizes = np.bincount(groups)
     split = np.array(_assign_groups(sizes, len(names) // 10, seed), dtype="<U5")[groups]
     if set(split) != {TRAIN, VALID, TEST}:
         raise TableError(
@@ -104,6 +104,31 @@ def make_split(
             "to hold out; use the random split or a split column"
         )
     return split
+
+
+def groups_of(names: Sequence[str], method: str) -> NDArray[np.intp]:
+    """The group of each row, which never lies in two parts: its molecule, scaffold or cluster (see `make_split`).
+
+    Raises:
+        TableError: too many molecules to cluster.
+    """
+    groups: NDArray[np.intp] = np.unique(np.array(_GROUPERS[method](names)), return_inverse=True)[1]
+    return groups
+
+
+def deal_folds(groups: NDArray[np.intp], folds: int, seed: int) -> NDArray[np.intp]:
+    """A fold for each row, of about equal size, no group in two.
+
+    Raises:
+        TableError: there are fewer groups than folds.
+    """
+    different, dense = np.unique(groups, return_inverse=True)
+    if len(different) < folds:
+        raise TableError(
+            f"{len(different)} groups of molecules do not make {folds} folds; use fewer, or the random split"
+        )
+    dealt: NDArray[np.intp] = _dealt_folds(np.bincount(dense), folds, seed)[dense]
+    return dealt
 
 
 def one_part_a_molecule(split: Parts, names: Sequence[str], notes: list[str]) -> int:

@@ -15,8 +15,11 @@ _PAIRS = 10_000_000
 _FEWEST_EPOCHS, _MOST_EPOCHS = 7, 30
 # The reference's rate for the published scales, which nobody could measure here; narrow models want more. Twice as much
 # is better on ESOL and Biogen, and ends in constant outputs on Tox21 (benchmarks/LOG.md).
-_PUBLISHED_WIDTH = 768
+PUBLISHED_WIDTH = 768
 _RATE, _RATE_OF_NARROW_MODELS = 1e-4, 4e-4
+# Rows for training and validation up to which a frozen head is as good as fine-tuning, with nano (measured, too:
+# benchmarks/finetuning/heads.md).
+MOST_FROZEN_ROWS = 4000
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def recipe_for(settings: FinetuneSettings, config: UniMol2Config, heavy_atoms: S
     """
     pairs = sum((count + 1) ** 2 for count in heavy_atoms)
     epochs = min(max(_PAIRS // max(1, pairs), _FEWEST_EPOCHS), _MOST_EPOCHS)
-    rate = _RATE if config.hidden_size >= _PUBLISHED_WIDTH else _RATE_OF_NARROW_MODELS
+    rate = _RATE if config.hidden_size >= PUBLISHED_WIDTH else _RATE_OF_NARROW_MODELS
     return Recipe(
         epochs if settings.epochs is None else settings.epochs,
         rate if settings.learning_rate is None else settings.learning_rate,

@@ -10,23 +10,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..configuration_unimol2 import BINARY, MULTICLASS, REGRESSION
+from ..configuration_unimol2 import BINARY, KERNEL, MULTICLASS, REGRESSION
 from ..data.atomic_files import make_output_folder, write_json_whole
 from ..data.splits import TEST, TRAIN, UNUSED, VALID
 from ..data.tables import conformer_summary
 from ..fingerprints import bits_of_all, save_fingerprints
 from ..molecules import has_bonds, molecule_of
 from ..targets.metrics import METRICS_VERSION, Metrics, metrics_by_target, outputs_by_target
-from ..targets.predictions import PREDICTED
 from ..worker_pool import worker_count
 from .baselines import DESCRIPTOR_BOOSTING, ECFP4_FOREST, BaselineTable, baseline_report
+from .fitted import FittedTable, coverage_of
+from .members import NO_FOLD
 from .plots import save_learning_curve, save_test_plot
 from .prepare import ROWS_FILE, PreparedTable
 from .settings import FinetuneSettings
 
 FloatArray = NDArray[np.floating[Any]]
 
-METRICS_FILE, TRAINING_SET_FILE = "metrics.json", "training_set.parquet"
+METRICS_FILE, TRAINING_SET_FILE, OUT_OF_FOLD = "metrics.json", "training_set.parquet", "out_of_fold"
 # What is shown of each kind of target; the first with its interval.
 _SHOWN = {
     REGRESSION: (("MAE", "mae"), ("RMSE", "rmse"), ("R2", "r2")),
@@ -41,24 +42,31 @@ MOST_BASELINE_ROWS, MOST_BASELINE_TARGETS = 20_000, 50
 _TITLES = {DESCRIPTOR_BOOSTING: "descriptors, boosting", ECFP4_FOREST: "ECFP4, forest"}
 
 
-def evaluate(prepared: PreparedTable, predictions: FloatArray, settings: FinetuneSettings) -> dict[str, Any]:
+def evaluate(prepared: PreparedTable, fitted: FittedTable, settings: FinetuneSettings) -> dict[str, Any]:
     """Metrics of the validation and the test part, of baselines on the test part, and the counts of rows.
 
-    Args:
-        predictions: (n, outputs).
+    With folds also of all molecules that lie in one (`out_of_fold`), and how many labels the intervals hold.
     """
     table, molecules = prepared.table, prepared.molecules
-    training = table.labels[table.rows_of(TRAIN)]
-    metrics = {
-        part: metrics_by_target(predictions[rows], table.labels[rows], prepared.targets, training)
-        for part, rows in ((part, table.rows_of(part)) for part in (VALID, TEST))
-    }
+    parts = {part: table.rows_of(part) for part in (VALID, TEST)}
+    if fitted.folds is not None:
+        parts[OUT_OF_FOLD] = np.flatnonzero(fitted.folds != NO_FOLD)
+    metrics = {part: _metrics(prepared, fitted, rows) for part, rows in parts.items()}
     failed = [molecule for molecule in molecules if molecule.error is not None]
     flat = [molecule for molecule in molecules if any(not c.provenance.is_3d for c in molecule.conformers)]
     rows = {part: len(table.rows_of(part)) for part in (TRAIN, VALID, TEST)}
     counts = {**rows, "all": len(molecules), "failed": len(failed), "with_flat_conformer": len(flat)}
     beside = _baselines(prepared, settings) if _is_small(prepared) else {}
     return {"version": METRICS_VERSION, **metrics, "baselines": beside, "rows": counts}
+
+
+def _metrics(prepared: PreparedTable, fitted: FittedTable, rows: NDArray[np.intp]) -> dict[str, Metrics]:
+    table = prepared.table
+    labels, training = table.labels[rows], table.labels[table.rows_of(TRAIN)]
+    metrics = metrics_by_target(fitted.outputs[rows], labels, prepared.targets, training)
+    for name in () if fitted.calibration is None else fitted.calibration.interval_names:
+        metrics[name] |= coverage_of(fitted, rows, name, labels[:, table.target_names.index(name)])
+    return metrics
 
 
 def _is_small(prepared: PreparedTable) -> bool:
@@ -76,40 +84,47 @@ def _baselines(prepared: PreparedTable, settings: FinetuneSettings) -> dict[str,
 def write_outputs(
     output_dir: Path,
     prepared: PreparedTable,
-    predictions: FloatArray,
+    fitted: FittedTable,
     report: dict[str, Any],
     history: list[dict[str, Any]],
 ) -> None:
-    """Write what the model was trained on, report/rows.csv, log_history.json, figures and, last, metrics.json.
+    """Write what the model was trained on, report/rows.csv, figures and, last, metrics.json.
 
     With that a run is finished. `fingerprints.safetensors` (of the training molecules) goes with the model;
     `training_set.parquet` (which `--split-file` reads) and `report/` hold the user's own data, which publishing leaves
     out.
     """
     table, read = prepared.table, prepared.read_molecules()
-    training = [read[row] for row in table.rows_of(TRAIN)]
+    # A head in closed form, and an ensemble on folds, have learned from the validation part too.
+    learned = (TRAIN, VALID) if fitted.config.head_type == KERNEL or fitted.folds is not None else (TRAIN,)
+    training = [read[row] for row in np.flatnonzero(np.isin(table.split, learned))]
     bits = bits_of_all(molecule_of(each) if has_bonds(each) else None for each in training)
     save_fingerprints(output_dir, bits)
     labels = pd.DataFrame(table.labels, columns=table.target_names)
     own = pd.concat([pd.DataFrame({"smiles": table.smiles, "split": table.split}), labels], axis=1)
     own[table.split != UNUSED].to_parquet(output_dir / TRAINING_SET_FILE)
     make_output_folder(output_dir / ROWS_FILE.parent)
-    row_report(prepared, predictions).to_csv(output_dir / ROWS_FILE, index=False)
-    write_json_whole(output_dir / "log_history.json", history)
+    row_report(prepared, fitted).to_csv(output_dir / ROWS_FILE, index=False)
     rows = prepared.table.rows_of(TEST)
-    blocks = outputs_by_target(predictions[rows], prepared.targets)
+    blocks = outputs_by_target(fitted.outputs[rows], prepared.targets)
     save_test_plot(blocks, prepared.table.labels[rows], prepared.targets, report[TEST], output_dir / "parity.png")
-    save_learning_curve(history, output_dir / "learning_curve.png")
+    if history:
+        save_learning_curve(history, output_dir / "learning_curve.png")
     write_json_whole(output_dir / METRICS_FILE, report)
 
 
-def row_report(prepared: PreparedTable, predictions: FloatArray) -> pd.DataFrame:
-    """One line for every row of the input: its split, predictions, conformer, and why it failed or was not used."""
+def row_report(prepared: PreparedTable, fitted: FittedTable) -> pd.DataFrame:
+    """One line for every row of the input: its split, predictions, conformer, and why it failed or was not used.
+
+    With folds the predictions of rows that lie in one (`fold`) are by members that have not seen them.
+    """
     table, molecules = prepared.table, prepared.molecules
     columns: dict[str, Any] = {"smiles": table.smiles, "split": table.split}
-    blocks = outputs_by_target(predictions, prepared.targets)
-    for target, labels, block in zip(prepared.targets, table.labels.T, blocks, strict=True):
-        columns |= _label_and_prediction(target, labels, block)
+    if fitted.folds is not None:
+        columns["fold"] = ["" if fold == NO_FOLD else fold for fold in fitted.folds]
+    for target, labels in zip(prepared.targets, table.labels.T, strict=True):
+        columns[str(target["name"])] = _as_given(target, labels)
+    columns |= fitted.columns()
     methods = ([conformer.provenance.method for conformer in molecule.conformers] for molecule in molecules)
     columns["conformer"] = [conformer_summary(each) for each in methods]
     columns["error"] = ["" if molecule.error is None else molecule.error.reason for molecule in molecules]
@@ -118,18 +133,11 @@ def row_report(prepared: PreparedTable, predictions: FloatArray) -> pd.DataFrame
     return pd.DataFrame(columns)
 
 
-def _label_and_prediction(target: dict[str, Any], labels: FloatArray, block: FloatArray) -> dict[str, Any]:
-    """As the user has the labels; a multiclass target's class and probabilities, as `predict` writes them."""
-    name, kind = str(target["name"]), target["kind"]
-    if kind == REGRESSION:
-        return {name: labels, f"{PREDICTED}{name}": block}
-    classes = list(map(str, target["classes"]))
-    shown = ["" if np.isnan(label) else classes[int(label)] for label in labels]
-    if kind == BINARY:
-        return {name: shown, f"{PREDICTED}{name}": block}
-    likeliest = ["" if np.isnan(row).any() else classes[int(row.argmax())] for row in block]
-    probabilities = {f"{PREDICTED}{name}_{each}": block[:, index] for index, each in enumerate(classes)}
-    return {name: shown, f"{PREDICTED}{name}": likeliest, **probabilities}
+def _as_given(target: dict[str, Any], labels: FloatArray) -> Any:
+    """Labels as the user has them."""
+    if target["kind"] == REGRESSION:
+        return labels
+    return ["" if np.isnan(label) else str(target["classes"][int(label)]) for label in labels]
 
 
 def print_report(console: Console, prepared: PreparedTable, report: dict[str, Any], output_dir: Path) -> None:

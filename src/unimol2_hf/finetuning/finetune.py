@@ -1,7 +1,6 @@
-"""Fine-tune a Uni-Mol2 model on a table, with the Hugging Face Trainer: prepare, train, evaluate."""
+"""From a table to a model that predicts its columns: prepare, fit or train, evaluate."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +8,23 @@ from rich.console import Console
 from rich.markup import escape
 from transformers import set_seed
 
+from ..calibration import save_calibration
 from ..data.atomic_files import SETTINGS_FILE, write_settings
 from ..data.molecule_files import Source
 from ..data.output_folder import about_source, fingerprint_of_source, locked_output, start_or_continue
+from ..models.loading import load_config
 from ..models.packaged import resolve_model
 from .evaluate import METRICS_FILE, evaluate, print_report, write_outputs
+from .fitted import predict_all, tell_calibration
+from .frozen import fit_frozen
+from .members import is_frozen, plan_members, tell_members
 from .prepare import prepare
 from .settings import FinetuneSettings
-from .train import CHECKPOINTS, load_start_config, predict_molecules, train
-
-LOGS = "runs"  # by the Trainer's own name
+from .train import load_start_config, train_members, training_history
 
 
 def finetune(data: Source, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
-    """Fine-tune, evaluate on the held-out part, and write model, metrics, predictions, row report and figures.
+    """Fit a head or train the model, evaluate on the held-out part, and write model, metrics, row report and figures.
 
     `data` is whatever `read_molecules` reads, a DataFrame or a `datasets.Dataset` too.
 
@@ -64,20 +66,18 @@ def _model_fingerprint(settings: FinetuneSettings) -> Any:
 def _run(data: Source, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
     set_seed(settings.seed)
     prepared = prepare(data, settings, console)
-    # The molecules may have been made in workers or read from somewhere: the model's random numbers begin here.
-    set_seed(settings.seed)
-    trainer = train(prepared, settings, output_dir, console)
-    predictions = predict_molecules(trainer.property_model, prepared, prepared.molecules, settings.batch_size)
-    report = evaluate(prepared, predictions, settings)
-    write_outputs(output_dir, prepared, predictions, report, trainer.state.log_history)
-    _keep_logs(output_dir)
-    shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)
+    config = load_start_config(settings)
+    frozen = is_frozen(settings, prepared, config)
+    members = plan_members(settings, prepared, frozen)
+    tell_members(members, console)
+    fit = fit_frozen if frozen else train_members
+    logits = fit(prepared, settings, members, output_dir, console)
+    fitted = predict_all(prepared, members, logits, load_config(str(output_dir)), settings.coverage)
+    if fitted.calibration is not None:
+        save_calibration(output_dir, fitted.calibration)
+        tell_calibration(prepared, fitted.calibration, console)
+    report = evaluate(prepared, fitted, settings)
+    report["head"] = "frozen" if frozen else "finetuned"
+    write_outputs(output_dir, prepared, fitted, report, training_history(output_dir))
     print_report(console, prepared, report, output_dir)
     return report
-
-
-def _keep_logs(output_dir: Path) -> None:
-    """TensorBoard's files, which the Trainer writes beside its checkpoints."""
-    logs = output_dir / CHECKPOINTS / LOGS
-    if logs.exists():
-        shutil.move(logs, output_dir / LOGS)

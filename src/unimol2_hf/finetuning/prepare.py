@@ -1,6 +1,6 @@
 """From a table to what is trained on: labels, split, molecules, and the scale of all numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..data.splits import (
     split_by_file,
 )
 from ..data.tables import MoleculeTable, add_note, read_table, require_columns
+from ..descriptors import RDKIT, descriptor_names
 from ..errors import TableError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..models.loading import load_feature_extractor
@@ -52,6 +53,7 @@ class PreparedTable:
         table: labels and split; molecules that failed are unused.
         molecules: featurised, one for each row.
         extractor: that made them, and goes into the model's folder.
+        names: identity of each row's molecule.
         targets: as `UniMol2Config.targets`, scaled by the training part.
         extra_features: as `UniMol2Config.extra_features`, likewise.
     """
@@ -59,6 +61,7 @@ class PreparedTable:
     table: LabelledTable
     molecules: list[FeaturizedMolecule]
     extractor: UniMol2FeatureExtractor
+    names: list[str]
     targets: Scales
     extra_features: Scales
 
@@ -66,6 +69,10 @@ class PreparedTable:
         """What was read of each row: standardised where that is asked for."""
         made = zip(self.molecules, self.table.molecules, strict=True)
         return [molecule.standardized_smiles or given for molecule, given in made]
+
+    def with_split(self, split: Parts) -> "PreparedTable":
+        """The same table in other parts, scaled as before."""
+        return replace(self, table=replace(self.table, split=split))
 
     def training_data(self) -> FeaturizedDataset:
         """The training part; of several conformers one is drawn anew each time."""
@@ -111,13 +118,15 @@ def prepare(data: Source, settings: FinetuneSettings, console: Console) -> Prepa
             advance(1)
     _exclude_failed(table, molecules)
     balanced = settings.class_weights == "balanced"
-    return PreparedTable(table, molecules, extractor, scaled_targets(table, balanced), scaled_features(table))
+    return PreparedTable(table, molecules, extractor, names, scaled_targets(table, balanced), scaled_features(table))
 
 
 def _extractor(settings: FinetuneSettings) -> UniMol2FeatureExtractor:
+    # Of the folder of a model that was fitted before, not its descriptors: they are this head's own.
+    read = {"descriptor_names": descriptor_names() if settings.descriptors == RDKIT else ()}
     if settings.scale is not None:
-        return UniMol2FeatureExtractor(**settings.featurizer)
-    return load_feature_extractor(settings.model, optional=True, **settings.featurizer)
+        return UniMol2FeatureExtractor(**settings.featurizer, **read)
+    return load_feature_extractor(settings.model, optional=True, **settings.featurizer, **read)
 
 
 def _asked_split(

@@ -1,6 +1,6 @@
 """What decides a fine-tuning run; the defaults suit a small model and a few thousand molecules."""
 
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
 from ..data.settings import CacheSettings
@@ -17,6 +17,9 @@ from ..settings_unimol2 import (
     option,
     other_default,
 )
+
+# Options of training: those of its group, and these, but not those of both kinds of head.
+_OF_TRAINING, _OF_BOTH = ("epochs", "search", "seeds"), ("class_weights", "seed")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,34 @@ class FinetuneSettings(Settings):
     split_by: str | None = option(None, "column of numbers or dates to split by instead: the last tenth is tested on")
     split_folds: int = option(0, "split into so many folds instead of 80/10/10; 0: no folds", minimum=0, maximum=100)
     split_fold: int = option(0, "fold that is tested on, from 0; the next one validates", minimum=0)
+    head: Literal["auto", "frozen", "finetuned"] = option(
+        "auto",
+        "frozen: fit a kernel head on the pretrained model's vectors, in seconds; finetuned: train the whole model; "
+        "auto: frozen for small tables (README), finetuned for larger ones or where an option of training is given",
+    )
+    descriptors: Literal["none", "rdkit"] = option(
+        "none", "rdkit: the head also reads RDKit's descriptors of the molecule (7 ms each)"
+    )
+    folds: int = option(
+        0,
+        "fit an ensemble on so many folds (3 or more) of train + valid, whose predictions have a spread and intervals; "
+        "0: a single model",
+        minimum=0,
+        maximum=20,
+    )
+    seeds: int = option(0, "train an ensemble with so many seeds; 0: a single model", minimum=0, maximum=20)
+    coverage: float = option(
+        0.9,
+        "share of new molecules that the intervals of an ensemble on folds are to hold",
+        minimum=0.01,
+        maximum=0.999,
+    )
+    search: int = option(
+        0,
+        "try so many settings of training (the paper's grid; those that are given stay), pruned, judged by the "
+        "validation part; 0: none",
+        minimum=0,
+    )
     epochs: int | None = option(
         None, "passes over the training part; default by the pairs of atoms of the table (README)", minimum=1
     )
@@ -64,6 +95,7 @@ class FinetuneSettings(Settings):
     learning_rate: float | None = option(
         None, "peak rate; default by size of the model (README)", group=TRAINING, minimum=0
     )
+    pooler_dropout: float = option(0.0, "dropout of the task head", group=TRAINING, minimum=0, maximum=0.9)
     lora: int = option(
         0, "train adapters of this rank (LoRA) and the head instead of all weights; 0: all", group=TRAINING, minimum=0
     )
@@ -75,8 +107,8 @@ class FinetuneSettings(Settings):
     loss: RegressionLoss = option("smooth_l1", "on standardised labels", group=TRAINING)
     pooling: Pooling | None = option(
         None,
-        "what the task head reads, the CLS or the mean of the atoms; default: as the model's config says",
-        group=TRAINING,
+        "what the head reads: the CLS, the mean of the atoms, both, or both as means over all layers; default: "
+        "layers_mean where it is frozen, else as the model's config says",
     )
     class_weights: Literal["none", "balanced"] = option(
         "none",
@@ -104,6 +136,7 @@ class FinetuneSettings(Settings):
             )
         if self.split_folds and (self.split_column or self.split_file):
             raise SettingsError("folds are made by split_method or split_by; a column or file says the split itself")
+        self._check_ensemble()
         if self.scale is not None and self.scale.lower() not in SCALES:
             raise SettingsError(f"unknown scale {self.scale!r}; use one of {', '.join(SCALES)}")
         if self.model.lower() in SCALES:
@@ -111,3 +144,19 @@ class FinetuneSettings(Settings):
                 f"{self.model} is a scale, not a model: ask for its random weights by scale; the pretrained model that "
                 f"comes with the package is {NANO_NAME}"
             )
+
+    @property
+    def options_of_training(self) -> list[str]:
+        """The given options that only make sense where the model is trained."""
+        named = [each for each in fields(self) if each.metadata.get("group") == TRAINING or each.name in _OF_TRAINING]
+        return [each.name for each in named if getattr(self, each.name) != each.default and each.name not in _OF_BOTH]
+
+    def _check_ensemble(self) -> None:
+        if self.folds and self.seeds:
+            raise SettingsError("folds and seeds are two ways to make an ensemble; give one")
+        if self.folds in (1, 2) or self.seeds == 1:
+            raise SettingsError("an ensemble has 3 or more folds, since each model leaves out two, or 2 or more seeds")
+        # Random weights can be read by a frozen head too.
+        trained = [name for name in self.options_of_training if name != "scale"]
+        if self.head == "frozen" and trained:
+            raise SettingsError(f"a frozen head is not trained, so {', '.join(trained)} would do nothing; leave it out")

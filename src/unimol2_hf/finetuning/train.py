@@ -1,7 +1,11 @@
-"""Training of a property model by the Hugging Face Trainer: the best epoch kept, gone on with after a kill."""
+"""Training of property models by the Hugging Face Trainer: the best epoch kept, gone on with after a kill."""
 
+import json
 import math
+import shutil
+import warnings
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +13,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..batching import max_pairs_for
-from ..configuration_unimol2 import UniMol2Config
+from ..configuration_unimol2 import KERNEL, UniMol2Config
+from ..data.atomic_files import write_json_whole
 from ..data.progress import stage
-from ..data.splits import VALID
+from ..data.splits import TRAIN, VALID
 from ..errors import ModelError, SettingsError
 from ..feature_extraction_unimol2 import FeaturizedMolecule
 from ..modeling_unimol2 import (
+    NUM_QUANTILES,
     UniMol2ForPropertyClassification,
     UniMol2ForPropertyPrediction,
     UniMol2ForPropertyRegression,
 )
 from ..models.loading import TASK_HEAD, load_config, load_model, quiet_transformers
-from ..pipeline_unimol2 import MoleculePropertyPipeline
+from ..pipeline_unimol2 import MoleculePropertyPipeline, member_folder
 from ..targets.metrics import validation_score
-from ..targets.predictions import output_values
+from ..targets.predictions import molecule_results, output_array
 from ..training.checkpoints import MarkComplete, last_complete_checkpoint, remove_incomplete_checkpoints
 from ..training.collator import DataCollatorForUniMol2
 from ..training.trainer import UniMol2Trainer
 from .defaults import Recipe, recipe_for
+from .members import Members
 from .prepare import PreparedTable
+from .search import search
 from .settings import FinetuneSettings
 
 FloatArray = NDArray[np.float64]
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, HISTORY_FILE = "checkpoints", "log_history.json"
+LOGS, SEARCH = "runs", "search"  # the first by the Trainer's own name
 SCORE = "eval_score"
 _MODEL_CLASSES: dict[Any, type[UniMol2ForPropertyPrediction]] = {
     "regression": UniMol2ForPropertyRegression,
@@ -77,10 +93,9 @@ class PropertyTrainer(UniMol2Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """`score` (see `validation_score`) on the validation part."""
-        predictions = predict_molecules(
-            self.property_model, self._prepared, self._molecules, self.args.per_device_eval_batch_size
-        )
-        targets = self._prepared.targets
+        model, targets = self.property_model, self._prepared.targets
+        logits = member_logits(model, self._prepared, self._molecules, self.args.per_device_eval_batch_size)
+        predictions = output_array(molecule_results(logits, model.config), model.config)
         metrics = {f"{metric_key_prefix}_score": math.nan}
         if np.isfinite(predictions).all():
             metrics[f"{metric_key_prefix}_score"] = validation_score(predictions, self._labels, targets)
@@ -89,12 +104,72 @@ class PropertyTrainer(UniMol2Trainer):
         return metrics
 
 
-def train(prepared: PreparedTable, settings: FinetuneSettings, output_dir: Path, console: Console) -> PropertyTrainer:
+def train_members(
+    prepared: PreparedTable, settings: FinetuneSettings, members: Members, output_dir: Path, console: Console
+) -> list[FloatArray]:
+    """Train each member, and give the outputs (conformers, members, num_labels) of each row.
+
+    The first member is the folder's own model, the others lie in `members/`. One that is finished is not trained again.
+    """
+    found = []
+    for number, (split, seed) in enumerate(zip(members.splits, members.seeds, strict=True)):
+        folder = output_dir / member_folder(number) if number else output_dir
+        if len(members) > 1:
+            console.print(f"member {number + 1} of {len(members)}", highlight=False)
+        own = prepared.with_split(split)
+        if not (folder / HISTORY_FILE).exists():
+            seeded = replace(settings, seed=seed)
+            # The molecules may have been made in workers or read from somewhere: the random numbers begin here.
+            set_seed(seed)
+            _train_one(own, seeded, folder, console, num_members=1 if number else len(members))
+        model = load_model(UniMol2ForPropertyPrediction, str(folder)).eval()
+        found.append(member_logits(model, own, prepared.molecules, settings.batch_size))
+    return [np.concatenate(each, axis=1) for each in zip(*found, strict=True)]
+
+
+def _train_one(
+    prepared: PreparedTable, settings: FinetuneSettings, folder: Path, console: Console, num_members: int
+) -> None:
+    """A member's whole folder; the history comes last."""
+    if settings.search:
+
+        def train_and_score(tried: FinetuneSettings, own: Path, watch: TrainerCallback) -> float:
+            set_seed(settings.seed)
+            return float(train(prepared, tried, own, console, watch=watch).state.best_metric)
+
+        settings = search(settings, folder / CHECKPOINTS / SEARCH, train_and_score, console)
+        set_seed(settings.seed)
+    trainer = train(prepared, settings, folder, console, num_members=num_members)
+    logs = folder / CHECKPOINTS / LOGS
+    if logs.exists():
+        # TensorBoard's files, which the Trainer writes beside its checkpoints.
+        shutil.move(logs, folder / LOGS)
+    write_json_whole(folder / HISTORY_FILE, trainer.state.log_history)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def training_history(output_dir: Path) -> list[dict[str, Any]]:
+    """The Trainer's log of the folder's own model; empty where it was not trained."""
+    path = output_dir / HISTORY_FILE
+    history: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return history
+
+
+def train(
+    prepared: PreparedTable,
+    settings: FinetuneSettings,
+    output_dir: Path,
+    console: Console,
+    num_members: int = 1,
+    watch: TrainerCallback | None = None,
+) -> PropertyTrainer:
     """Train from the last whole checkpoint, keep the best epoch, and save model and featurizer."""
-    model = make_model(settings, prepared)
+    model = make_model(settings, prepared, num_members=num_members)
     recipe = recipe_for(settings, model.config, prepared.training_data().lengths)
     args = training_arguments(settings, recipe, output_dir)
     callbacks: list[TrainerCallback] = [StopWhenDiverged(), MarkComplete(), ShowProgress(console)]
+    if watch is not None:
+        callbacks.append(watch)
     if settings.patience:
         callbacks.append(EarlyStoppingCallback(settings.patience))
     remove_incomplete_checkpoints(Path(args.output_dir))
@@ -153,7 +228,7 @@ def load_start_config(settings: FinetuneSettings) -> UniMol2Config:
     Raises:
         ModelError: the model cannot be loaded.
     """
-    changes: dict[str, Any] = {"loss_function": settings.loss}
+    changes: dict[str, Any] = {"loss_function": settings.loss, "pooler_dropout_prob": settings.pooler_dropout}
     if settings.pooling is not None:
         changes["classifier_pooling"] = settings.pooling
     if settings.scale is not None:
@@ -161,15 +236,41 @@ def load_start_config(settings: FinetuneSettings) -> UniMol2Config:
     return load_config(settings.model, **changes)
 
 
-def make_model(settings: FinetuneSettings, prepared: PreparedTable) -> UniMol2ForPropertyPrediction:
-    """A model for the targets: from scratch for a scale name, else from pretrained weights with a new task head."""
+def make_model(settings: FinetuneSettings, prepared: PreparedTable, **head: Any) -> UniMol2ForPropertyPrediction:
+    """A model for the targets: from scratch for a scale name, else from pretrained weights with a new task head.
+
+    Args:
+        settings: of the run.
+        prepared: what it is for; descriptors get the scale of its training part.
+        **head: fields of the config; by default the head is one to be trained.
+    """
     config = load_start_config(settings)
+    # Of a model that was fitted before only the encoder counts.
+    config.head_type = "mlp" if config.head_type == KERNEL else config.head_type
+    config.num_members, config.num_centers = 1, 0
+    config.num_descriptors = len(prepared.extractor.descriptor_names)
+    for name, value in head.items():
+        setattr(config, name, value)
     config.set_targets(prepared.targets)
     config.extra_features = prepared.extra_features or None
     model_class = _MODEL_CLASSES.get(config.problem_type, UniMol2ForPropertyPrediction)
     if settings.scale is not None:
-        return model_class(config)
-    return load_model(model_class, settings.model, config, begins_anew=(TASK_HEAD,))
+        model = model_class(config)
+    else:
+        model = load_model(model_class, settings.model, config, begins_anew=(TASK_HEAD,))
+    if config.num_descriptors:
+        model.classifier.descriptor_scale.quantiles.data.copy_(_descriptor_quantiles(prepared))
+    return model
+
+
+def _descriptor_quantiles(prepared: PreparedTable) -> torch.Tensor:
+    """(T, quantiles) of the training part; of a descriptor that is defined for none of it, zeros."""
+    rows = prepared.table.rows_of(TRAIN)
+    found = np.stack([prepared.molecules[row].descriptors for row in rows])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        quantiles = np.nanquantile(found, np.linspace(0, 1, NUM_QUANTILES), axis=0)
+    return torch.from_numpy(np.nan_to_num(quantiles.T))
 
 
 def with_adapters(model: UniMol2ForPropertyPrediction, rank: int) -> Any:
@@ -228,19 +329,23 @@ def training_arguments(settings: FinetuneSettings, recipe: Recipe, output_dir: P
     )
 
 
-class _DuringTraining(MoleculePropertyPipeline):
-    """After a first epoch of warm-up a head may be as new."""
+class _MemberPipeline(MoleculePropertyPipeline):
+    """The outputs (conformers, members, num_labels) themselves; after a first epoch of warm-up a head may be as new."""
 
     _refuses_untrained = False
 
+    def _result(self, outputs: list[torch.Tensor], **parameters: Any) -> dict[str, Any]:
+        config = self.model.config
+        none = np.empty((0, config.num_members, config.num_labels))
+        return {"logits": torch.stack(outputs).double().cpu().numpy() if outputs else none}
 
-def predict_molecules(
+
+def member_logits(
     model: Any, prepared: PreparedTable, molecules: list[FeaturizedMolecule], batch_size: int
-) -> FloatArray:
-    """(n, outputs) values and probabilities, mean over conformers; NaN for failed molecules."""
+) -> list[FloatArray]:
+    """Outputs (conformers, members, num_labels) of each molecule; of one that failed there are no conformers."""
     training = model.training
-    pipeline = _DuringTraining(model=model.eval(), feature_extractor=prepared.extractor, device=model.device)
-    results = pipeline.run_featurized(molecules, batch_size)
-    values = np.array([output_values(result, model.config) for result in results], dtype=np.float64)
+    pipeline = _MemberPipeline(model=model.eval(), feature_extractor=prepared.extractor, device=model.device)
+    logits = [result["logits"] for result in pipeline.run_featurized(molecules, batch_size)]
     model.train(training)
-    return values.reshape(len(molecules), model.config.num_labels)
+    return logits
