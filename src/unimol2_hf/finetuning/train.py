@@ -166,7 +166,7 @@ def train(
     """Train from the last whole checkpoint, keep the best epoch, and save model and featurizer."""
     model = make_model(settings, prepared, num_members=num_members)
     recipe = recipe_for(settings, model.config, prepared.training_data().lengths)
-    args = training_arguments(settings, recipe, output_dir)
+    args = training_arguments(settings, recipe, output_dir, len(prepared.table.rows_of(TRAIN)))
     callbacks: list[TrainerCallback] = [StopWhenDiverged(), MarkComplete(), ShowProgress(console)]
     if watch is not None:
         callbacks.append(watch)
@@ -293,16 +293,20 @@ def with_adapters(model: UniMol2ForPropertyPrediction, rank: int) -> Any:
     return get_peft_model(model, adapters)
 
 
-def training_arguments(settings: FinetuneSettings, recipe: Recipe, output_dir: Path) -> TrainingArguments:
+def training_arguments(
+    settings: FinetuneSettings, recipe: Recipe, output_dir: Path, molecules: int
+) -> TrainingArguments:
     """The reference's fine-tuning recipe: Adam(0.9, 0.99, 1e-6), clip 1, linear decay, the best epoch kept."""
     half = settings.precision == "bfloat16"
+    steps = recipe.epochs * math.ceil(molecules / settings.batch_size)
     return TrainingArguments(
         output_dir=str(output_dir / CHECKPOINTS),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         learning_rate=recipe.learning_rate,
-        warmup_steps=settings.warmup,
+        # The first step of a warm-up has a rate of 0: where there are few steps, none is spent on it.
+        warmup_steps=settings.warmup if steps * settings.warmup >= 1 else 0,
         lr_scheduler_type="linear",
         weight_decay=settings.weight_decay,
         adam_beta1=0.9,

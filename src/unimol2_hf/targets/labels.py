@@ -1,5 +1,6 @@
 """Labels of a table: read, checked, and with a note for whatever was odd about a row."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,9 @@ from ..data.tables import MoleculeTable, add_note, require_columns
 from ..errors import MoleculeError, TableError
 from ..molecules import Molecule
 from .kinds import read_target
-from .predictions import PREDICTED
+from .predictions import PREDICTED, prediction_columns
 
-ROW_REPORT_COLUMNS = ("smiles", "split", "conformer", "error", "error_code", "note")
+ROW_REPORT_COLUMNS = ("smiles", "split", "fold", "conformer", "error", "error_code", "note")
 # In standard deviations of a column: two measurements of one molecule that differ by more contradict each other.
 CONTRADICTION = 0.25
 
@@ -109,6 +110,7 @@ def label_table(
     for column in columns:
         for row, text in column.left_out.items():
             add_note(notes, row, f"label {text!r} of {column.target['name']} is no number, taken as missing")
+    _check_prediction_names([column.target for column in columns])
     return LabelledTable(
         table.smiles,
         table.molecules,
@@ -209,6 +211,15 @@ def _check_target_names(targets: Sequence[str], others: Sequence[str]) -> None:
     clashing = [name for name in targets if taken.count(name) > 1 or name in others]
     if clashing:
         raise TableError(f"target {', '.join(sorted(set(clashing)))} clashes with another column; rename it")
+
+
+def _check_prediction_names(targets: Sequence[dict[str, Any]]) -> None:
+    """`x_lower` beside `x`, or a class named spread, would give two columns of predictions one name."""
+    names = [str(target["name"]) for target in targets]
+    counts = Counter(prediction_columns(targets, spreads=True, intervals=names))
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise TableError(f"two predictions would be called {twice}; rename a target or a class")
 
 
 def _numbers(column: pd.Series, name: str) -> FloatArray:
