@@ -3,7 +3,7 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ class PropertyConformance(HeadConformance):
     # One class does the work for all kinds of properties; the others are its names.
     auto_gives = UniMol2ForPropertyPrediction
     main_output = "logits"
-    peft_task = "SEQ_CLS"
+    peft_task: ClassVar[str | None] = "SEQ_CLS"
 
     def unread(self, config: UniMol2Config) -> set[str]:
         parts = ("outer_product", "outer_product_norm", "triangle", "triangle_norm", "pair_mlp", "pair_mlp_norm")

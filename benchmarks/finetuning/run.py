@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """unimol2-nano fine-tuned by the defaults on four public tables, beside two simple models that the same command fits.
 
+`--head finetuned` says so to tables that would get a frozen head (heads.py measures those); results.md was made when there
+were none.
+
     python benchmarks/finetuning/run.py --data DIR [--tables esol,bbbp,tox21,biogen_adme] [finetune options]
 
 DIR holds `<name>.csv` and `splits/<name>.csv` (canonical SMILES, columns seed0, seed1, ...). Writes results.json,
@@ -39,7 +42,7 @@ def run_one(name: str, seed: int, data: Path, work_dir: Path, options: list[str]
     folder = work_dir / f"{name}_seed{seed}"
     command = ["unimol2-hf", "finetune", str(data / f"{name}.csv"), "--targets", ",".join(targets_of(name, data))]
     command += ["--split-file", str(data / "splits" / f"{name}.csv"), "--split-column", f"seed{seed}"]
-    command += ["--seed", str(seed), "--output-dir", str(folder), *options]
+    command += ["--head", "finetuned", "--seed", str(seed), "--output-dir", str(folder), *options]
     start = time.monotonic()
     with (work_dir / f"{name}_seed{seed}.log").open("w") as log:
         executable = str(Path(sys.executable).with_name("unimol2-hf"))

@@ -193,6 +193,12 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
         super().__init__(**{name: value for name, value in settings.items() if name not in conformer_versions()})
         self.settings()
 
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As Transformers has it, but what is asked for also counts where a folder, an older one, does not name it."""
+        asked = {name: kwargs.pop(name) for name in (*FEATURIZER_OPTIONS, "descriptor_names") if name in kwargs}
+        return super().from_dict({**feature_extractor_dict, **asked}, **kwargs)
+
     @staticmethod
     def pipeline_classes() -> tuple[type, type]:
         """The pipelines that this featurizer serves: of embeddings, of properties.

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from unimol2_hf import ModelError, SettingsError, UniMol2Config, UniMol2ForPropertyPrediction, export_with_code
 from unimol2_hf.calibration import load_calibration
-from unimol2_hf.finetuning import defaults, members, train
+from unimol2_hf.finetuning import members, train
 from unimol2_hf.finetuning.finetune import finetune
 from unimol2_hf.finetuning.members import is_frozen, plan_members
 from unimol2_hf.finetuning.prepare import ROWS_FILE, prepare
@@ -24,7 +24,9 @@ from unimol2_hf.jobs.settings import PredictSettings
 
 pytestmark = pytest.mark.numerical
 
-DRUGS = pd.read_csv(Path(__file__).parents[2] / "examples" / "drugs.csv").head(60)[["smiles", "tpsa", "crippen_logp"]]
+DRUGS: Any = pd.read_csv(Path(__file__).parents[2] / "examples" / "drugs.csv").head(60)[
+    ["smiles", "tpsa", "crippen_logp"]
+]
 DRUGS["polar"] = np.where(DRUGS["tpsa"] > 70, "yes", "no")
 DRUGS["size"] = pd.cut(DRUGS["smiles"].str.len(), [0, 30, 45, 999], labels=["small", "middle", "large"]).astype(str)
 DRUGS.loc[::7, "crippen_logp"] = np.nan
@@ -37,15 +39,15 @@ def settings_of(**settings: Any) -> FinetuneSettings:
     return FinetuneSettings(**{**small, **settings})
 
 
-def tuned(folder: Path, data: pd.DataFrame = DRUGS, **settings: Any) -> dict[str, Any]:
+def tuned(folder: Path, data: Any = DRUGS, **settings: Any) -> dict[str, Any]:
     return finetune(data, folder, settings_of(**settings), QUIET)
 
 
-def rows_of(folder: Path) -> pd.DataFrame:
+def rows_of(folder: Path) -> Any:
     return pd.read_csv(folder / ROWS_FILE)
 
 
-def predicted(folder: Path, data: pd.DataFrame, **settings: Any) -> pd.DataFrame:
+def predicted(folder: Path, data: Any, **settings: Any) -> Any:
     output = folder.with_name(f"{folder.name}.predicted.csv")
     predict(str(folder), data, output, PredictSettings(num_workers=0, **settings), QUIET)
     return pd.read_csv(output)
@@ -105,7 +107,7 @@ class TestFrozen:
         data["y"] = 100 * data["ph"]
         # What has no weight says nothing.
         data.loc[:9, ["y", "weight"]] = [-9e4, 0.0]
-        columns = {"feature_columns": ("ph",), "weight_column": "weight", "split_column": "part"}
+        columns: dict[str, Any] = {"feature_columns": ("ph",), "weight_column": "weight", "split_column": "part"}
         data["part"] = ["train"] * 40 + ["valid"] * 5 + ["test"] * 15
         report = tuned(tmp_path / "m", data, targets=("y",), head="frozen", **columns)
         assert report["test"]["y"]["r2"] > 0.7
@@ -113,7 +115,7 @@ class TestFrozen:
     def test_a_model_that_was_fitted_before_is_a_start(self, frozen: Path, tmp_path: Path) -> None:
         """Only its encoder counts: not its head, its members or its descriptors."""
         for head in ("frozen", "finetuned"):
-            settings = {"head": head} | ({"epochs": 1} if head == "finetuned" else {})
+            settings: dict[str, Any] = {"head": head} | ({"epochs": 1} if head == "finetuned" else {})
             tuned(tmp_path / head, model=str(frozen), scale=None, **settings)
             config = UniMol2Config.from_pretrained(tmp_path / head)
             assert (config.num_members, config.num_descriptors) == (1, 0)
@@ -220,7 +222,7 @@ class TestEnsemble:
             left.pop()
             return original(*args, **kwargs)
 
-        settings = {"targets": ("tpsa", "polar"), "folds": 3, "epochs": 1, "learning_rate": 1e-3}
+        settings: dict[str, Any] = {"targets": ("tpsa", "polar"), "folds": 3, "epochs": 1, "learning_rate": 1e-3}
         monkeypatch.setattr(train, "train", killed)
         with pytest.raises(Killed):
             tuned(tmp_path / "m", **settings)
@@ -273,7 +275,7 @@ class TestSearch:
             return original(prepared, settings, *args, **kwargs)
 
         monkeypatch.setattr(train, "train", counted)
-        search = {"search": 3, "epochs": 2, "warmup": 0.1, "pooler_dropout": 0.1, "batch_size": 16}
+        search: dict[str, Any] = {"search": 3, "epochs": 2, "warmup": 0.1, "pooler_dropout": 0.1, "batch_size": 16}
         killed_at = 0
         report = tuned(tmp_path / "a", **search)
         assert len(calls) == 4
@@ -290,9 +292,27 @@ class TestSearch:
         assert calls[0] == first[1]
 
     def test_nothing_left_to_search(self, tmp_path: Path) -> None:
-        given = {"learning_rate": 1e-3, "batch_size": 16, "epochs": 1, "pooler_dropout": 0.1, "warmup": 0.1}
+        given: dict[str, Any] = {
+            "learning_rate": 1e-3,
+            "batch_size": 16,
+            "epochs": 1,
+            "pooler_dropout": 0.1,
+            "warmup": 0.1,
+        }
         with pytest.raises(SettingsError, match="nothing to search"):
             tuned(tmp_path / "m", search=2, **given)
+
+
+class TestPackagedModel:
+    def test_options_that_its_folder_does_not_name(self, tmp_path: Path) -> None:
+        """Its featurizer was saved before there were standardisation and descriptors."""
+        data = DRUGS.head(30).assign(smiles=[f"{smiles}.[Na+].[Cl-]" for smiles in DRUGS["smiles"][:30]])
+        options = {"standardize": "largest-fragment", "num_conformers": 0, "include_2d": True}
+        tuned(tmp_path / "m", data, scale=None, head="frozen", descriptors="rdkit", featurizer=options)
+        assert UniMol2Config.from_pretrained(tmp_path / "m").num_descriptors > 200
+        assert rows_of(tmp_path / "m")["note"].str.contains("standardised to").all()
+        salt, base = predicted(tmp_path / "m", pd.DataFrame({"smiles": ["CCN.Cl", "CCN"]}))["predicted_tpsa"]
+        assert salt == base
 
 
 class TestAuto:
@@ -330,9 +350,6 @@ class TestAuto:
         prepared = prepare(DRUGS, settings, QUIET)
         assert is_frozen(settings, prepared, UniMol2Config.from_scale("84m"))
         assert not is_frozen(settings, prepared, UniMol2Config.from_scale("nano"))
-
-    def test_the_bound_is_that_of_the_defaults(self) -> None:
-        assert members.MOST_FROZEN_ROWS == defaults.MOST_FROZEN_ROWS
 
 
 def test_members_leave_out_what_they_say() -> None:

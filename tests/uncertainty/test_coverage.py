@@ -84,6 +84,8 @@ def test_intervals_hold_what_they_say(head: str, folds: int, molecules: Path, tm
         logits = fit(own, settings, members, folder, console)
         fitted = predict_all(own, members, logits, load_config(str(folder)), ASKED)
         rows = own.table.rows_of(TEST)
-        found.append(coverage_of(fitted, rows, "y", own.table.labels[rows, 0])["interval_coverage"])
+        share = coverage_of(fitted, rows, "y", own.table.labels[rows, 0])["interval_coverage"]
+        assert share is not None
+        found.append(share)
     print(head, np.round(found, 3), np.mean(found))
     assert np.mean(found) == pytest.approx(ASKED, abs=TOLERANCE)

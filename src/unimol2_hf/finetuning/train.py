@@ -259,11 +259,11 @@ def make_model(settings: FinetuneSettings, prepared: PreparedTable, **head: Any)
     else:
         model = load_model(model_class, settings.model, config, begins_anew=(TASK_HEAD,))
     if config.num_descriptors:
-        model.classifier.descriptor_scale.quantiles.data.copy_(_descriptor_quantiles(prepared))
+        model.classifier.descriptor_scale.quantiles.data.copy_(descriptor_quantiles(prepared))
     return model
 
 
-def _descriptor_quantiles(prepared: PreparedTable) -> torch.Tensor:
+def descriptor_quantiles(prepared: PreparedTable) -> torch.Tensor:
     """(T, quantiles) of the training part; of a descriptor that is defined for none of it, zeros."""
     rows = prepared.table.rows_of(TRAIN)
     found = np.stack([prepared.molecules[row].descriptors for row in rows])
