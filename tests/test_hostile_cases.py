@@ -11,6 +11,7 @@ import pytest
 import torch
 from command_line import run_command
 from hostile_cases.calls import COMMANDS, ROWS, Call
+from hostile_cases.heads import REFUSED_HEADS, USED_HEADS
 from hostile_cases.molecules import ACCEPTED, REFUSED
 from hostile_cases.tables import REFUSED_TABLES, USED_TABLES, Check
 from rdkit import Chem
@@ -23,6 +24,8 @@ from unimol2_hf import (
     UniMol2FeatureExtractor,
     UniMol2ForPropertyRegression,
 )
+
+NOT_FITTED, FITTED = [*REFUSED_TABLES, *REFUSED_HEADS], [*USED_TABLES, *USED_HEADS]
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
@@ -43,14 +46,14 @@ def test_commands(command: str, message: str, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "message"), [row[1:] for row in REFUSED_TABLES], ids=[row[0] for row in REFUSED_TABLES]
+    ("call", "error", "message"), [row[1:] for row in NOT_FITTED], ids=[row[0] for row in NOT_FITTED]
 )
 def test_tables_that_are_refused(call: Call, error: type[Exception], message: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=message):
         call(tmp_path)
 
 
-@pytest.mark.parametrize(("call", "check"), [row[1:] for row in USED_TABLES], ids=[row[0] for row in USED_TABLES])
+@pytest.mark.parametrize(("call", "check"), [row[1:] for row in FITTED], ids=[row[0] for row in FITTED])
 def test_tables_that_are_used(call: Call, check: Check, tmp_path: Path) -> None:
     assert check(call(tmp_path), tmp_path)
 
@@ -58,6 +61,7 @@ def test_tables_that_are_used(call: Call, check: Check, tmp_path: Path) -> None:
 def test_there_are_enough() -> None:
     assert len(REFUSED) + len(ACCEPTED) + len(ROWS) + len(COMMANDS) >= 120
     assert len(REFUSED_TABLES) + len(USED_TABLES) >= 60
+    assert len(REFUSED_HEADS) + len(USED_HEADS) >= 30
 
 
 @pytest.mark.parametrize(("molecule", "error"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])

@@ -43,7 +43,7 @@ def main(
     """Fine-tune once by the defaults, and write down the time."""
     work_dir.mkdir(parents=True, exist_ok=True)
     write_table(data / "smiles_pretrain.smi.gz", work_dir / "table.csv")
-    command = ["unimol2-hf", "finetune", str(work_dir / "table.csv"), "--targets", "logp"]
+    command = ["unimol2-hf", "finetune", str(work_dir / "table.csv"), "--targets", "logp", "--head", "finetuned"]
     command += ["--conformer-cache", "none", "--output-dir", str(work_dir / "model")]
     start = time.monotonic()
     subprocess.run([str(Path(sys.executable).with_name("unimol2-hf")), *command[1:]], check=True)

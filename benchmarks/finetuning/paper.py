@@ -61,7 +61,7 @@ def main(
     for number, (title, file, targets, options) in enumerate(ROWS):
         table = work_dir / file
         sample(data / file, share, targets.split(","), table)
-        command = ["unimol2-hf", "finetune", str(table), "--targets", targets, "--model", model]
+        command = ["unimol2-hf", "finetune", str(table), "--targets", targets, "--model", model, "--head", "finetuned"]
         command += ["--epochs", str(epochs)] if epochs else []
         command += [*options, "--output-dir", str(work_dir / f"row_{number}")]
         start = time.monotonic()

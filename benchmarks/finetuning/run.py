@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """unimol2-nano fine-tuned by the defaults on four public tables, beside two simple models that the same command fits.
 
-`--head finetuned` says so to tables that would get a frozen head (heads.py measures those); results.md was made when there
-were none.
+`--head finetuned` says so to tables that would get a frozen head (heads.py measures those); results.md is from before
+there were any.
 
     python benchmarks/finetuning/run.py --data DIR [--tables esol,bbbp,tox21,biogen_adme] [finetune options]
 

@@ -22,26 +22,27 @@ def descriptor_names() -> tuple[str, ...]:
     return tuple(name for name, _ in Descriptors._descList if name not in _LEFT_OUT)
 
 
+def require_descriptors(names: Sequence[str]) -> None:
+    """Raise `SettingsError` where the installed RDKit lacks a descriptor of these names."""
+    known = {name for name, _ in Descriptors._descList}
+    for name in names:
+        if name not in known:
+            raise SettingsError(
+                f"RDKit {rdBase.rdkitVersion} has no descriptor {name}, which the model reads; install the RDKit that "
+                "its preprocessor_config.json names"
+            )
+
+
 def rdkit_descriptors(molecule: Chem.Mol, names: Sequence[str] | None = None) -> NDArray[np.float32]:
     """Descriptors (T,) of a sanitised molecule; NaN where one is not defined.
 
     Args:
         molecule: without hydrogens of its own.
         names: which, in order; by default all of `descriptor_names`.
-
-    Raises:
-        SettingsError: the installed RDKit has no descriptor of a name.
     """
     functions = dict(Descriptors._descList)
-    names = descriptor_names() if names is None else names
-    unknown = [name for name in names if name not in functions]
-    if unknown:
-        raise SettingsError(
-            f"RDKit {rdBase.rdkitVersion} has no descriptor {unknown[0]}, which the model reads; install the RDKit "
-            "that its preprocessor_config.json names"
-        )
     with rdBase.BlockLogs():
-        values = [_value(functions[name], molecule) for name in names]
+        values = [_value(functions[name], molecule) for name in (descriptor_names() if names is None else names)]
     return np.array(values, dtype=np.float32)
 
 

@@ -19,7 +19,7 @@ from .conformers import (
     given_conformers,
     given_coordinates,
 )
-from .descriptors import rdkit_descriptors
+from .descriptors import rdkit_descriptors, require_descriptors
 from .errors import (
     ExtraFeaturesError,
     MoleculeError,
@@ -182,6 +182,7 @@ class UniMol2FeatureExtractor(FeatureExtractionMixin):
 
     def __init__(self, descriptor_names: Sequence[str] = (), **settings: Any) -> None:
         self.descriptor_names = list(descriptor_names)
+        require_descriptors(self.descriptor_names)
         # What an earlier version saved says the same as then.
         if TYPE_KEY in settings and "atom_order" not in settings:
             settings["atom_order"] = AS_WRITTEN

@@ -73,14 +73,25 @@ def plan_members(settings: FinetuneSettings, prepared: PreparedTable, frozen: bo
     left_out = (all_pairs if frozen else neighbouring_pairs)(settings.folds)
     seeds = [settings.seed + number for number in range(len(left_out))]
     kept = [own & ~np.isin(folds, out) for out in left_out]
-    splits = [_split_without(split, rows, groups, seed) for rows, seed in zip(kept, seeds, strict=True)]
+    splits = [
+        _parts(split, rows, np.zeros_like(rows) if frozen else _validation(groups, rows, seed))
+        for rows, seed in zip(kept, seeds, strict=True)
+    ]
     return Members(frozen, splits, seeds, groups, folds, tuple(map(tuple, left_out)))
 
 
-def _split_without(split: Parts, own: NDArray[np.bool_], groups: NDArray[np.intp], seed: int) -> Parts:
+def _validation(groups: NDArray[np.intp], rows: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """A tenth of the rows, or one group."""
+    own = groups[rows]
+    valid = np.zeros_like(rows)
+    valid[rows] = deal_folds(own, min(_VALIDATION_PARTS, max(2, len(np.unique(own)))), seed) == 0
+    return valid
+
+
+def _parts(split: Parts, rows: NDArray[np.bool_], valid: NDArray[np.bool_]) -> Parts:
     parts = np.where(split == TEST, TEST, UNUSED).astype("<U5")
-    valid = deal_folds(groups[own], _VALIDATION_PARTS, seed) == 0
-    parts[own] = np.where(valid, VALID, TRAIN)
+    parts[rows] = TRAIN
+    parts[valid] = VALID
     return parts
 
 

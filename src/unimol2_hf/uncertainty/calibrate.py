@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 
 # Of a large table's scores these many, at equal steps of coverage, are kept.
 _MOST_SCORES = 999
-_FEWEST_LABELS = 20
+_FEWEST_LABELS = {REGRESSION: 10, BINARY: 20, MULTICLASS: 20}
 _UNPENALISED = 1e6
 _LEAST_SLOPE = 1e-3
 _TEMPERATURES = (0.05, 100.0)
@@ -54,8 +54,8 @@ def fit_calibration(
     The error of a molecule is divided by its difficulty, the spread plus its mean over the molecules; intervals are the
     prediction plus and minus a quantile of such scores times the difficulty (Papadopoulos et al., J. Artif. Intell.
     Res. 2011, 40, 815; Vovk, Ann. Math. Artif. Intell. 2015, 74, 9). A binary target's logit gets slope and offset
-    (Platt), a multiclass one's a temperature (Guo et al., arXiv 1706.04599). A target of fewer than 20 labels gets
-    neither.
+    (Platt), a multiclass one's a temperature (Guo et al., arXiv 1706.04599). A target of fewer labels than 10, or 20 of
+    classes, gets neither.
 
     Args:
         mean: (n, outputs) of members that have not seen the molecule; see `out_of_fold`.
@@ -70,7 +70,7 @@ def fit_calibration(
     fitted = {}
     for target, start, end, own in zip(targets, ends - widths, ends, labels.T, strict=True):
         rows = ~np.isnan(own) & np.isfinite(mean[:, start:end]).all(axis=1)
-        if rows.sum() >= _FEWEST_LABELS:
+        if rows.sum() >= _FEWEST_LABELS[target["kind"]]:
             given = own[rows], mean[rows, start:end], spread[rows, start:end]
             fitted[str(target["name"])] = _FITS[target["kind"]](*given)
     return Calibration(coverage, [list(own) for own in left_out], fitted)
