@@ -16,15 +16,16 @@ from typing import Annotated
 import pandas as pd
 import typer
 from rdkit import Chem
-from rdkit.Chem import Descriptors
 from run import HERE, processor
+
+from unimol2_hf.descriptors import rdkit_descriptors
 
 MOLECULES, BOUND = 4000, 60.0  # seconds
 
 
 def write_table(data: Path, path: Path) -> None:
     smiles = [*pd.read_csv(data / "biogen_adme.csv")["smiles"], *pd.read_csv(data / "esol.csv")["smiles"]][:MOLECULES]
-    labels = [Descriptors.MolLogP(Chem.MolFromSmiles(each)) for each in smiles]
+    labels = [rdkit_descriptors(Chem.MolFromSmiles(each), ["MolLogP"])[0] for each in smiles]
     pd.DataFrame({"smiles": smiles, "logp": labels}).to_csv(path, index=False)
 
 
@@ -48,7 +49,7 @@ def main(
         print(round(seconds[-1], 1), flush=True)
     told = ", ".join(f"{each:.0f}" for each in seconds[1:])
     (HERE / "frozen_time.md").write_text(
-        f"`python benchmarks/finetuning/frozen_time.py --data DIR`: `finetune --head frozen` on {MOLECULES:,} molecules\n"
+        f"`python benchmarks/finetuning/frozen_time.py --data DIR`: `finetune --head frozen` on {MOLECULES:,}\nmolecules "
         f"(Biogen, ESOL), unimol2-nano, conformers cached; start, vectors, head, baselines, figures included: "
         f"{statistics.median(seconds[1:]):.0f} s\n(each: {told}; bound: {BOUND:.0f} s), {processor()}, two cores.\n"
     )

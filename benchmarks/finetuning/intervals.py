@@ -101,8 +101,8 @@ def extremes(uncertainties: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDAr
 def as_markdown(runs: Runs) -> str:
     lines = [
         f"`python benchmarks/finetuning/intervals.py --data DIR` on {processor()}, two cores. Test part, mean of the",
-        "seeds; intervals that are to hold 90 %; the most and the least certain fifth of the molecules, by the width of",
-        "the interval (regression: MAE) or the spread (classes: |label - probability|).",
+        "seeds; intervals that are to hold 90 %; the most and the least certain fifth of the molecules, by the",
+        "width of the interval (regression: MAE) or the spread (classes: |label - probability|).",
         "",
         "| split | target | held (each seed) | mean width | MAE | MAE of the most certain | of the least certain |",
         "|---|---|---|---|---|---|---|",
