@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from unimol2_hf.modeling_unimol2 import (
     ReadOut,
     UniMol2Attention,
     UniMol2Layer,
+    UniMol2PropertyHead,
     UniMol2ResidualDropout,
     property_loss,
     regression_loss,
@@ -380,15 +381,16 @@ class TestPairEmbeddings:
         torch.testing.assert_close(actual, embeddings(*inputs).detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean", "layers_mean"])
 def test_padding_never_reaches_an_answer(
-    pooling: Literal["cls", "mean"],
+    pooling: Any,
     property_model: UniMol2ForPropertyRegression,
     extractor: UniMol2FeatureExtractor,
     mixed_rows: Rows,
 ) -> None:
     # Garbage where the padding is: nothing may change, not by a bit.
     property_model.config.classifier_pooling = pooling
+    property_model.classifier = UniMol2PropertyHead(property_model.config)
     batch = extractor.pad(mixed_rows[:8])
     padding = ~batch["attention_mask"].bool()
     spoiled = {name: value.clone() for name, value in batch.items()}

@@ -26,6 +26,7 @@ from unimol2_hf import (
 from unimol2_hf.errors import ExtraFeaturesError
 from unimol2_hf.packed_linear import PackedFeedForward, PackedLinear, PackedOuterProduct
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline, MoleculePropertyPipeline
+from unimol2_hf.settings_unimol2 import POOLINGS
 
 pytestmark = pytest.mark.numerical
 
@@ -65,13 +66,24 @@ def test_predictions_do_not_move_with_the_batch(
     torch.testing.assert_close(singles, direct, rtol=1e-5, atol=1e-6)
 
 
+def test_poolings_are_what_they_say(embedder: Any, property_model: UniMol2ForPropertyRegression) -> None:
+    found = {name: embedder(ASPIRIN, pooling=name)["embedding"] for name in POOLINGS}
+    with torch.no_grad():
+        states = property_model.unimol2(**embedder.feature_extractor(ASPIRIN), output_hidden_states=True).hidden_states
+    both = np.stack([np.concatenate([state[0, 0], state[0, 1:].mean(0)]) for state in states])
+    assert len(both) == property_model.config.num_hidden_layers + 1
+    np.testing.assert_allclose(found["cls_mean"], np.concatenate([found["cls"], found["mean"]]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["cls_mean"], both[-1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["layers_mean"], both.mean(0), rtol=1e-4, atol=1e-5)
+
+
 def test_embeddings_do_not_move_with_the_batch(embedder: Any) -> None:
     smiles = MIXED_SMILES[:12]
-    for pooling in ("cls", "mean"):
+    for pooling, width in (("cls", 64), ("mean", 64), ("cls_mean", 128), ("layers_mean", 128)):
         alone = np.stack([embedder(text, pooling=pooling)["embedding"] for text in smiles])
         together = np.stack([result["embedding"] for result in embedder(smiles, batch_size=12, pooling=pooling)])
         np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
-        assert together.shape == (12, 64)
+        assert together.shape == (12, width)
         assert together.dtype == np.float32
 
 

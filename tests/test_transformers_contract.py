@@ -131,6 +131,18 @@ class TestDescriptors(PropertyConformance):
         return {**super().inputs(extractor, rows), "descriptors": torch.tensor(given)}
 
 
+class TestMemberOfAnEnsemble(PropertyConformance):
+    """The folder's own model, whose config tells that there are others."""
+
+    model_class = UniMol2ForPropertyRegression
+
+    def configure(self, config: UniMol2Config) -> None:
+        config.num_members = 3
+
+    def targets(self, model: UniMol2PreTrainedModel, batch: Batch) -> Batch:
+        return {"labels": torch.arange(2.0 * len(batch["input_ids"])).reshape(-1, 2)}
+
+
 class TestKernelHead(PropertyConformance):
     """Three members on one encoder."""
 

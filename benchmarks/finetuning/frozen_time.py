@@ -49,7 +49,8 @@ def main(
         print(round(seconds[-1], 1), flush=True)
     told = ", ".join(f"{each:.0f}" for each in seconds[1:])
     (HERE / "frozen_time.md").write_text(
-        f"`python benchmarks/finetuning/frozen_time.py --data DIR`: `finetune --head frozen` on {MOLECULES:,}\nmolecules "
+        "`python benchmarks/finetuning/frozen_time.py --data DIR`: `finetune --head frozen` on\n"
+        f"{MOLECULES:,} molecules "
         f"(Biogen, ESOL), unimol2-nano, conformers cached; start, vectors, head, baselines, figures included: "
         f"{statistics.median(seconds[1:]):.0f} s\n(each: {told}; bound: {BOUND:.0f} s), {processor()}, two cores.\n"
     )
