@@ -221,6 +221,6 @@ def test_a_log_file_stays_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert told.err == ""
     lines = out.getvalue().splitlines()
     assert lines[0] == "tpsa: regression"
-    assert lines[1] == "head: finetuned, all is trained"
+    assert lines[1] == "head: finetuned"
     assert "held-out test part" in lines[2]
     assert len(lines) < 14

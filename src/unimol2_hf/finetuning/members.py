@@ -26,7 +26,7 @@ class Members:
         frozen: whether they are kernel heads on one pretrained encoder.
         splits: of each member its training, validation and unused rows; the test part is everyone's.
         seeds: of each member.
-        groups: (n,) of rows that never lie in two parts or folds.
+        groups: (n,) of rows that never lie in two parts or folds; `None` for a trained model without folds.
         folds: (n,) of each row of the training and validation part, -1 elsewhere; `None` without folds.
         left_out: of each member the folds that it has not seen.
     """
@@ -34,7 +34,7 @@ class Members:
     frozen: bool
     splits: list[Parts]
     seeds: list[int]
-    groups: NDArray[np.intp]
+    groups: NDArray[np.intp] | None = None
     folds: NDArray[np.intp] | None = None
     left_out: tuple[tuple[int, ...], ...] = ()
 
@@ -63,8 +63,8 @@ def plan_members(settings: FinetuneSettings, prepared: PreparedTable, frozen: bo
         TableError: there are fewer groups of molecules than folds.
     """
     split = prepared.table.split
-    groups = groups_of(prepared.names, settings.split_method)
-    if not settings.folds:
+    groups = groups_of(prepared.names, settings.split_method) if frozen or settings.folds else None
+    if groups is None or not settings.folds:
         seeds = [settings.seed + number for number in range(max(1, settings.seeds))]
         return Members(frozen, [split] * len(seeds), seeds, groups)
     own = np.isin(split, (TRAIN, VALID))
@@ -97,6 +97,6 @@ def _parts(split: Parts, rows: NDArray[np.bool_], valid: NDArray[np.bool_]) -> P
 
 def tell_members(members: Members, console: Console) -> None:
     """Which head it is, and how many there are."""
-    head = "frozen, a kernel head on the pretrained model's vectors" if members.frozen else "finetuned, all is trained"
+    head = "frozen, on the pretrained model's vectors" if members.frozen else "finetuned"
     many = f"; {len(members)} members" if len(members) > 1 else ""
     console.print(f"head: {head}{many}", highlight=False)

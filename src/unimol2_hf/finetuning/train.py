@@ -94,7 +94,8 @@ class PropertyTrainer(UniMol2Trainer):
     ) -> dict[str, float]:
         """`score` (see `validation_score`) on the validation part."""
         model, targets = self.property_model, self._prepared.targets
-        logits = member_logits(model, self._prepared, self._molecules, self.args.per_device_eval_batch_size)
+        batch_size = self.args.per_device_eval_batch_size
+        logits = member_logits(model, self._prepared, self._molecules, batch_size, model.device)
         predictions = output_array(molecule_results(logits, model.config), model.config)
         metrics = {f"{metric_key_prefix}_score": math.nan}
         if np.isfinite(predictions).all():
@@ -341,15 +342,22 @@ class _MemberPipeline(MoleculePropertyPipeline):
     def _result(self, outputs: list[torch.Tensor], **parameters: Any) -> dict[str, Any]:
         config = self.model.config
         none = np.empty((0, config.num_members, config.num_labels))
-        return {"logits": torch.stack(outputs).double().cpu().numpy() if outputs else none}
+        return {"logits": torch.stack(outputs).double().numpy() if outputs else none}
 
 
 def member_logits(
-    model: Any, prepared: PreparedTable, molecules: list[FeaturizedMolecule], batch_size: int
+    model: Any,
+    prepared: PreparedTable,
+    molecules: list[FeaturizedMolecule],
+    batch_size: int,
+    device: torch.device | None = None,
 ) -> list[FloatArray]:
-    """Outputs (conformers, members, num_labels) of each molecule; of one that failed there are no conformers."""
+    """Outputs (conformers, members, num_labels) of each molecule; of one that failed there are no conformers.
+
+    The model is moved to a device; by default to the one on which pipelines work.
+    """
     training = model.training
-    pipeline = _MemberPipeline(model=model.eval(), feature_extractor=prepared.extractor, device=model.device)
+    pipeline = _MemberPipeline(model=model.eval(), feature_extractor=prepared.extractor, device=device)
     logits = [result["logits"] for result in pipeline.run_featurized(molecules, batch_size)]
     model.train(training)
     return logits
