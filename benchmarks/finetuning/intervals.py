@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from heads import run_nano
+from heads import run_nano, vectors_of
 from numpy.typing import NDArray
 from rich.console import Console
 from run import BINARY, HERE, processor, targets_of
@@ -43,10 +43,11 @@ def run_table(name: str, data: Path, seeds: list[int]) -> Runs:
     settings = FinetuneSettings(targets=tuple(targets_of(name, data)), **options)
     prepared = prepare(data / f"{name}.csv", settings, Console())
     runs = []
+    vectors = vectors_of(prepared, settings)
     for method in METHODS:
         for seed in seeds:
             own = in_parts(prepared, method, seed)
-            metrics, fitted, logits = run_nano(own, replace(settings, split_method=method, seed=seed))  # type: ignore[arg-type]
+            metrics, fitted, logits = run_nano(own, replace(settings, split_method=method, seed=seed), vectors)  # type: ignore[arg-type]
             for index, target in enumerate(own.table.target_names):
                 told = {"table": name, "target": target, "method": method, "seed": seed}
                 if name in BINARY:

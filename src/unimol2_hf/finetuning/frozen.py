@@ -11,6 +11,7 @@ from rich.console import Console
 from ..configuration_unimol2 import KERNEL, REGRESSION
 from ..data.progress import stage
 from ..data.splits import TRAIN, VALID
+from ..feature_extraction_unimol2 import MODEL_INPUT_NAMES
 from ..modeling_unimol2 import UniMol2ForPropertyPrediction, encoder_options, pooled_states
 from ..models.loading import quiet_transformers
 from ..pipeline_unimol2 import MoleculePipeline
@@ -27,18 +28,32 @@ FROZEN_POOLING = "layers_mean"
 
 
 def fit_frozen(
-    prepared: PreparedTable, settings: FinetuneSettings, members: Members, output_dir: Path, console: Console
+    prepared: PreparedTable,
+    settings: FinetuneSettings,
+    members: Members,
+    output_dir: Path,
+    console: Console,
+    vectors: list[FloatArray] | None = None,
 ) -> list[FloatArray]:
     """Fit the heads, save model and featurizer, and give the outputs (conformers, members, num_labels) of each row.
 
     Heads are fitted on the mean of a molecule's conformers.
+
+    Args:
+        prepared: the table.
+        settings: of the run.
+        members: the ensemble.
+        output_dir: for the model.
+        console: where it is told how far it has come.
+        vectors: what `frozen_vectors` gave for the same molecules, in whatever split.
     """
     table = prepared.table
     used = [np.flatnonzero(np.isin(split, (TRAIN, VALID))) for split in members.splits]
     count = min(MOST_CENTERS, len(np.unique(np.concatenate(used))))
     kernel = {"head_type": KERNEL, "num_centers": count, "num_members": len(members)}
     model = make_model(settings, prepared, classifier_pooling=settings.pooling or FROZEN_POOLING, **kernel).eval()
-    features = _features(model, prepared, settings, console)
+    vectors = frozen_vectors(model, prepared, settings, console) if vectors is None else vectors
+    features = _features(model, prepared, vectors)
     width = next(len(each[0]) for each in features if len(each))
     means = np.stack([each.mean(axis=0) if len(each) else np.zeros(width) for each in features])
     head = fit_kernel_head(
@@ -51,31 +66,46 @@ def fit_frozen(
     return [_outputs(model, each) for each in features]
 
 
-class _FeaturePipeline(MoleculePipeline):
-    """What the head reads of each conformer."""
-
-    def _forward(self, input_tensors: Any) -> dict[str, Any]:
-        given = {name: input_tensors.pop(name, None) for name in ("extra_features", "descriptors")}
-        pooling = self.model.config.classifier_pooling
-        encoded = self.model.base_model(**input_tensors, **encoder_options(pooling))
-        pooled = pooled_states(encoded, input_tensors["attention_mask"], pooling)
-        return {"rows": list(self.model.classifier.features(pooled, **given).unbind(0))}
-
-    def _result(self, outputs: list[Any], **parameters: Any) -> dict[str, Any]:
-        return {"features": np.stack([each.numpy() for each in outputs]).astype(np.float64) if outputs else []}
-
-
-def _features(
+def frozen_vectors(
     model: UniMol2ForPropertyPrediction, prepared: PreparedTable, settings: FinetuneSettings, console: Console
 ) -> list[FloatArray]:
-    """Of each row (conformers, F), nothing of a molecule that failed."""
-    pipeline = _FeaturePipeline(model=model, feature_extractor=prepared.extractor)
+    """Pooled vectors (conformers, D) of each row; of one that failed there are none."""
+    pipeline = _VectorPipeline(model=model, feature_extractor=prepared.extractor)
     found = []
     with stage(console, "vectors", len(prepared.molecules)) as advance:
         for result in pipeline.run_featurized(prepared.molecules, settings.batch_size):
-            found.append(result["features"])
+            found.append(result["vectors"])
             advance(1)
     return found
+
+
+class _VectorPipeline(MoleculePipeline):
+    """The pooled vector of each conformer."""
+
+    def _forward(self, input_tensors: Any) -> dict[str, Any]:
+        pooling = self.model.config.classifier_pooling
+        inputs = {name: each for name, each in input_tensors.items() if name in MODEL_INPUT_NAMES}
+        encoded = self.model.base_model(**inputs, **encoder_options(pooling))
+        return {"rows": list(pooled_states(encoded, inputs["attention_mask"], pooling).unbind(0))}
+
+    def _result(self, outputs: list[Any], **parameters: Any) -> dict[str, Any]:
+        none = np.empty((0, self.model.config.pooled_size))
+        return {"vectors": torch.stack(outputs).double().numpy() if outputs else none}
+
+
+@torch.no_grad()
+def _features(
+    model: UniMol2ForPropertyPrediction, prepared: PreparedTable, vectors: list[FloatArray]
+) -> list[FloatArray]:
+    """What the head reads of each conformer (conformers, F): the vector, and what the molecule has besides."""
+    model.cpu()
+    features = []
+    for molecule, own in zip(prepared.molecules, vectors, strict=True):
+        besides = (molecule.extra_features, molecule.descriptors)
+        given = [None if each is None else torch.from_numpy(each).expand(len(own), -1) for each in besides]
+        made = model.classifier.features(torch.from_numpy(own).float(), *given) if len(own) else own
+        features.append(np.asarray(made, dtype=np.float64))
+    return features
 
 
 def _standardized_labels(prepared: PreparedTable) -> FloatArray:
@@ -97,5 +127,4 @@ def _outputs(model: UniMol2ForPropertyPrediction, features: FloatArray) -> Float
     """(conformers, members, num_labels) in the labels' units, as the model gives them."""
     if not len(features):
         return np.empty((0, model.config.num_members, model.config.num_labels))
-    outputs = model.classifier.kernel(torch.from_numpy(features).to(model.device).float())
-    return model.in_units(outputs).double().cpu().numpy()
+    return model.in_units(model.classifier.kernel(torch.from_numpy(features).float())).double().numpy()
