@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class Calibration:
     left_out: list[list[int]]
     targets: dict[str, dict[str, Any]]
 
+    @cached_property
+    def unseen(self) -> list[tuple[int, ...]]:
+        """For each fold the members that have not seen it."""
+        return members_without(self.left_out)
+
     @property
     def interval_names(self) -> list[str]:
         """The targets that have intervals, in order."""
@@ -84,7 +90,7 @@ class Calibration:
         score = conformal_score(fitted.get("scores", ()), self.coverage if coverage is None else coverage)
         if score is None:
             return None
-        spreads = [members[list(own)].std(ddof=1) for own in members_without(self.left_out)]
+        spreads = [members[list(own)].std(ddof=1) for own in self.unseen]
         return score * (fitted["floor"] + float(np.mean(spreads)))
 
 

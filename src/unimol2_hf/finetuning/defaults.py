@@ -19,7 +19,7 @@ PUBLISHED_WIDTH = 768
 _RATE, _RATE_OF_NARROW_MODELS = 1e-4, 4e-4
 # Rows for training and validation up to which a frozen head is as good as fine-tuning, with nano (measured, too:
 # benchmarks/finetuning/heads.md).
-MOST_FROZEN_ROWS = 4000
+MOST_FROZEN_ROWS = 1500
 
 
 @dataclass(frozen=True)
