@@ -840,7 +840,9 @@ class UniMol2KernelHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             scaled = self.standardized(features)
             centers = self.centers.float()
-            squares = scaled.square().sum(-1, keepdim=True) + centers.square().sum(-1) - 2 * scaled @ centers.T
+            # No square of all centres, which molecule after molecule would leave holes in the heap.
+            lengths = [torch.linalg.vector_norm(each, dim=-1).square() for each in (scaled, centers)]
+            squares = lengths[0].unsqueeze(-1) + lengths[1] - 2 * scaled @ centers.T
             # (members, B, C)
             kernels = torch.exp(-squares.clamp(min=0) / self.widths.float()[:, None, None])
             outputs = torch.bmm(kernels, self.weights.float()) + self.bias.float().unsqueeze(1)

@@ -25,6 +25,7 @@ FloatArray = NDArray[np.float64]
 
 # The best frozen vectors by measurement (benchmarks/finetuning/heads.md).
 FROZEN_POOLING = "layers_mean"
+_ROWS_AT_ONCE = 1024
 
 
 def fit_frozen(
@@ -63,7 +64,7 @@ def fit_frozen(
     with quiet_transformers():
         model.save_pretrained(output_dir)
         prepared.extractor.save_pretrained(output_dir)
-    return [_outputs(model, each) for each in features]
+    return _outputs(model, features)
 
 
 def frozen_vectors(
@@ -98,14 +99,12 @@ def _features(
     model: UniMol2ForPropertyPrediction, prepared: PreparedTable, vectors: list[FloatArray]
 ) -> list[FloatArray]:
     """What the head reads of each conformer (conformers, F): the vector, and what the molecule has besides."""
-    model.cpu()
-    features = []
-    for molecule, own in zip(prepared.molecules, vectors, strict=True):
-        besides = (molecule.extra_features, molecule.descriptors)
-        given = [None if each is None else torch.from_numpy(each).expand(len(own), -1) for each in besides]
-        made = model.classifier.features(torch.from_numpy(own).float(), *given) if len(own) else own
-        features.append(np.asarray(made, dtype=np.float64))
-    return features
+    counts = [len(each) for each in vectors]
+    owners = [molecule for molecule, count in zip(prepared.molecules, counts, strict=True) for _ in range(count)]
+    besides = [[getattr(owner, name) for owner in owners] for name in ("extra_features", "descriptors")]
+    given = [None if each[0] is None else torch.from_numpy(np.stack(each)) for each in besides]
+    made = model.cpu().classifier.features(torch.from_numpy(np.concatenate(vectors)).float(), *given)
+    return np.split(made.double().numpy(), np.cumsum(counts)[:-1])
 
 
 def _standardized_labels(prepared: PreparedTable) -> FloatArray:
@@ -123,8 +122,9 @@ def _put_into(model: UniMol2ForPropertyPrediction, head: KernelHead) -> None:
 
 
 @torch.no_grad()
-def _outputs(model: UniMol2ForPropertyPrediction, features: FloatArray) -> FloatArray:
-    """(conformers, members, num_labels) in the labels' units, as the model gives them."""
-    if not len(features):
-        return np.empty((0, model.config.num_members, model.config.num_labels))
-    return model.in_units(model.classifier.kernel(torch.from_numpy(features).float())).double().numpy()
+def _outputs(model: UniMol2ForPropertyPrediction, features: list[FloatArray]) -> list[FloatArray]:
+    """Of each row (conformers, members, num_labels) in the labels' units, as the model gives them."""
+    counts = [len(each) for each in features]
+    rows = torch.from_numpy(np.concatenate([each for each in features if len(each)])).float()
+    outputs = [model.in_units(model.classifier.kernel(part)).double().numpy() for part in rows.split(_ROWS_AT_ONCE)]
+    return np.split(np.concatenate(outputs), np.cumsum(counts)[:-1])
