@@ -156,7 +156,7 @@ class FinetuneSettings(Settings):
             raise SettingsError("folds and seeds are two ways to make an ensemble; give one")
         if self.folds in (1, 2) or self.seeds == 1:
             raise SettingsError("an ensemble has 3 or more folds, since each model leaves out two, or 2 or more seeds")
-        # Random weights can be read by a frozen head too.
-        trained = [name for name in self.options_of_training if name != "scale"]
+        # A frozen head can read random weights too, and vectors are made in batches.
+        trained = [name for name in self.options_of_training if name not in ("scale", "batch_size")]
         if self.head == "frozen" and trained:
             raise SettingsError(f"a frozen head is not trained, so {', '.join(trained)} would do nothing; leave it out")
