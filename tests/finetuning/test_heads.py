@@ -79,6 +79,7 @@ class TestFrozen:
         assert (report["head"], config.head_type, config.classifier_pooling) == ("frozen", "kernel", "cls_mean")
         # It has learned from the validation part too.
         assert config.num_centers == report["rows"]["train"] + report["rows"]["valid"] == 54
+        assert "valid" not in report
         assert report["test"]["tpsa"]["mae"] < report["test"]["tpsa"]["baseline_mae"]
         names = {path.name for path in (tmp_path / "m").iterdir()}
         assert not {"calibration.json", "members", "log_history.json", "checkpoints"} & names

@@ -43,12 +43,14 @@ _TITLES = {DESCRIPTOR_BOOSTING: "descriptors, boosting", ECFP4_FOREST: "ECFP4, f
 
 
 def evaluate(prepared: PreparedTable, fitted: FittedTable, settings: FinetuneSettings) -> dict[str, Any]:
-    """Metrics of the validation and the test part, of baselines on the test part, and the counts of rows.
+    """Metrics of the test and (unless it was fitted on) the validation part, of baselines on the test part, and counts.
 
     With folds also of all molecules that lie in one (`out_of_fold`), and how many labels the intervals hold.
     """
     table, molecules = prepared.table, prepared.molecules
-    parts = {part: table.rows_of(part) for part in (VALID, TEST)}
+    # A single head in closed form was fitted on the validation part too: of it there is nothing to tell.
+    fitted_on_valid = fitted.config.head_type == KERNEL and fitted.folds is None
+    parts = {part: table.rows_of(part) for part in ((TEST,) if fitted_on_valid else (VALID, TEST))}
     if fitted.folds is not None:
         parts[OUT_OF_FOLD] = np.flatnonzero(fitted.folds != NO_FOLD)
     metrics = {part: _metrics(prepared, fitted, rows) for part, rows in parts.items()}
