@@ -11,6 +11,7 @@ run.py found, of seed 0. Writes heads.json, heads.md and, of each member, `predi
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,11 +25,13 @@ from rdkit import Chem
 from rich.console import Console
 from run import BINARY, HERE, processor, targets_of
 
+from unimol2_hf.calibration import calibrated_values
 from unimol2_hf.configuration_unimol2 import KERNEL
-from unimol2_hf.data.splits import TEST, TRAIN, VALID, split_by_file
+from unimol2_hf.data.splits import TEST, TRAIN, VALID, Parts, split_by_file
 from unimol2_hf.finetuning.baselines import BaselineTable, baseline_report
-from unimol2_hf.finetuning.fitted import FittedTable, coverage_of, predict_all
-from unimol2_hf.finetuning.frozen import FROZEN_POOLING, fit_frozen, frozen_vectors
+from unimol2_hf.finetuning.evaluate import metrics_of
+from unimol2_hf.finetuning.fitted import FittedTable, predict_all
+from unimol2_hf.finetuning.frozen import FROZEN_POOLING, fit_frozen, frozen_vectors, label_scales
 from unimol2_hf.finetuning.kernel_heads import fit_kernel_head
 from unimol2_hf.finetuning.members import plan_members
 from unimol2_hf.finetuning.prepare import PreparedTable, prepare, scaled_targets
@@ -59,27 +62,21 @@ def settings_for(name: str, data: Path, seed: int, **options: Any) -> FinetuneSe
 
 
 def with_seed(prepared: PreparedTable, settings: FinetuneSettings) -> PreparedTable:
-    """The same molecules in another split."""
-    split = split_by_file(
-        Path(str(settings.split_file)), str(settings.split_column), "smiles", prepared.names, [""] * len(prepared.names)
-    )
+    """The same molecules as a seed's split has them."""
+    file, column = Path(str(settings.split_file)), str(settings.split_column)
+    return in_parts(prepared, split_by_file(file, column, "smiles", prepared.names, [""] * len(prepared.names)))
+
+
+def in_parts(prepared: PreparedTable, split: Parts) -> PreparedTable:
+    """The same molecules in another split, scaled by its training part."""
     failed = np.array([molecule.error is not None for molecule in prepared.molecules])
-    split = np.where(failed | np.isnan(prepared.table.labels).all(axis=1), "", split)
-    table = replace(prepared.table, split=split)
+    table = replace(prepared.table, split=np.where(failed | np.isnan(prepared.table.labels).all(axis=1), "", split))
     return replace(prepared, table=table, targets=scaled_targets(table))
-
-
-def measured(prepared: PreparedTable, outputs: Any) -> dict[str, Any]:
-    """Test metrics by target."""
-    table = prepared.table
-    test, training = table.rows_of(TEST), table.labels[table.rows_of(TRAIN)]
-    return metrics_by_target(outputs[test], table.labels[test], prepared.targets, training)
 
 
 def vectors_of(prepared: PreparedTable, settings: FinetuneSettings) -> list[Any]:
     """nano's vectors, the same for every arm and split."""
-    members = plan_members(settings, prepared, frozen=True)
-    kernel = {"head_type": KERNEL, "num_centers": 1, "num_members": len(members)}
+    kernel = {"head_type": KERNEL, "num_centers": 1}
     model = make_model(settings, prepared, classifier_pooling=FROZEN_POOLING, **kernel).eval()
     return frozen_vectors(model, prepared, settings, Console())
 
@@ -92,12 +89,7 @@ def run_nano(
     with tempfile.TemporaryDirectory() as folder:
         logits = fit_frozen(prepared, settings, members, Path(folder), QUIET, vectors)
         fitted = predict_all(prepared, members, logits, load_config(folder), settings.coverage)
-    metrics = measured(prepared, fitted.outputs)
-    test = prepared.table.rows_of(TEST)
-    for name in () if fitted.calibration is None else fitted.calibration.interval_names:
-        labels = prepared.table.labels[test, prepared.table.target_names.index(name)]
-        metrics[name] |= coverage_of(fitted, test, name, labels)
-    return metrics, fitted, logits
+    return metrics_of(prepared, fitted, prepared.table.rows_of(TEST)), fitted, logits
 
 
 def run_minimol(prepared: PreparedTable, data: Path, name: str, descriptors: bool) -> dict[str, Any]:
@@ -116,15 +108,15 @@ def run_minimol(prepared: PreparedTable, data: Path, name: str, descriptors: boo
         with torch.no_grad():
             vectors = np.hstack([vectors, scale(torch.from_numpy(np.stack(raw)).float()).double().numpy()])
     used = np.flatnonzero(known & np.isin(table.split, (TRAIN, VALID)))
-    binary = name in BINARY
-    scales = [(0.0, 1.0) if binary else (target["mean"], target["std"]) for target in prepared.targets]
-    mean, std = np.array(scales).T
+    mean, std = label_scales(prepared)
     groups = plan_members(settings_for(name, data, 0), prepared, frozen=True).groups
     head = fit_kernel_head(vectors, (table.labels - mean) / std, prepared.targets, [used], 0, groups)
-    outputs = head.predict(vectors)[0]
-    outputs = 1 / (1 + np.exp(-outputs)) if binary else outputs * std + mean
+    # None of these tables has a target of several outputs.
+    columns = zip(prepared.targets, (head.predict(vectors)[0] * std + mean).T, strict=True)
+    outputs = np.stack([calibrated_values(target, column, {}) for target, column in columns], axis=1)
     outputs[~known] = np.nan
-    return measured(prepared, outputs)
+    test, training = table.rows_of(TEST), table.labels[table.rows_of(TRAIN)]
+    return metrics_by_target(outputs[test], table.labels[test], prepared.targets, training)
 
 
 def members_of(prepared: PreparedTable, logits: list[NDArray[np.float64]], seed: int) -> pd.DataFrame:
@@ -262,10 +254,15 @@ def main(
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
 ) -> None:
     """Run every arm of each table in turn."""
-    results = HERE / "heads.json"
+    chosen = [int(seed) for seed in seeds.split(",")]
+    run_tables(HERE / "heads.json", tables, lambda name: run_table(name, data, chosen), as_markdown)
+
+
+def run_tables(results: Path, tables: str, run: Callable[[str], Runs], as_markdown: Callable[[Runs], str]) -> None:
+    """Run each table in turn; its runs replace those of before in the results, and in what is told of them."""
     runs: Runs = json.loads(results.read_text()) if results.exists() else []
     for name in tables.split(","):
-        found = run_table(name, data, [int(seed) for seed in seeds.split(",")])
+        found = run(name)
         runs = [old for old in runs if old["table"] != name] + found
         results.write_text(json.dumps(runs, indent=1) + "\n")
         results.with_suffix(".md").write_text(as_markdown(runs))

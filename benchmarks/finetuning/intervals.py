@@ -7,7 +7,6 @@
 featurised once: ESOL, Biogen's four as one model, BBBP. DIR as for run.py. Writes intervals.json and intervals.md.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,27 +14,20 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from heads import run_nano, vectors_of
+from heads import Runs, in_parts, run_nano, run_tables, vectors_of
 from numpy.typing import NDArray
 from rich.console import Console
 from run import BINARY, HERE, processor, targets_of
 from sklearn.metrics import log_loss
 
+from unimol2_hf.calibration import calibrated_values
 from unimol2_hf.data.splits import TEST, make_split
 from unimol2_hf.finetuning.fitted import FittedTable
-from unimol2_hf.finetuning.prepare import PreparedTable, prepare, scaled_targets
+from unimol2_hf.finetuning.prepare import PreparedTable, prepare
 from unimol2_hf.finetuning.settings import FinetuneSettings
 
 METHODS = ("random", "scaffold")
 SHARE = 0.2  # of the test rows that are called the most, and the least, certain
-Runs = list[dict[str, Any]]
-
-
-def in_parts(prepared: PreparedTable, method: str, seed: int) -> PreparedTable:
-    split = make_split(prepared.names, method, seed)
-    failed = np.array([molecule.error is not None for molecule in prepared.molecules])
-    table = replace(prepared.table, split=np.where(failed | np.isnan(prepared.table.labels).all(axis=1), "", split))
-    return replace(prepared, table=table, targets=scaled_targets(table))
 
 
 def run_table(name: str, data: Path, seeds: list[int]) -> Runs:
@@ -46,32 +38,32 @@ def run_table(name: str, data: Path, seeds: list[int]) -> Runs:
     vectors = vectors_of(prepared, settings)
     for method in METHODS:
         for seed in seeds:
-            own = in_parts(prepared, method, seed)
+            own = in_parts(prepared, make_split(prepared.names, method, seed))
             metrics, fitted, logits = run_nano(own, replace(settings, split_method=method, seed=seed), vectors)  # type: ignore[arg-type]
             for index, target in enumerate(own.table.target_names):
                 told = {"table": name, "target": target, "method": method, "seed": seed}
                 if name in BINARY:
                     runs.append(told | of_probabilities(own, fitted, logits, index))
                 else:
-                    runs.append(told | of_intervals(own, fitted, index) | {"mae": metrics[target]["mae"]})
+                    runs.append(told | of_intervals(own, fitted, index, metrics[target]))
                 print(runs[-1], flush=True)
     return runs
 
 
-def of_intervals(prepared: PreparedTable, fitted: FittedTable, index: int) -> dict[str, float]:
+def of_intervals(prepared: PreparedTable, fitted: FittedTable, index: int, metrics: dict[str, Any]) -> dict[str, float]:
     """Coverage, width, and the mean absolute error of the most and the least certain."""
     name, rows = prepared.table.target_names[index], prepared.table.rows_of(TEST)
     labels = prepared.table.labels[rows, index]
     ends = np.array([fitted.results[row]["intervals"][name] for row in rows])
     errors, widths = np.abs(fitted.outputs[rows, index] - labels), ends[:, 1] - ends[:, 0]
     known = ~np.isnan(labels)
-    inside = (ends[:, 0] <= labels) & (labels <= ends[:, 1])
     most, least = extremes(widths[known])
     return {
-        "coverage": float(inside[known].mean()),
-        "width": float(widths[known].mean()),
+        "coverage": metrics["interval_coverage"],
+        "width": metrics["interval_width"],
         "mae_most_certain": float(errors[known][most].mean()),
         "mae_least_certain": float(errors[known][least].mean()),
+        "mae": metrics["mae"],
     }
 
 
@@ -81,7 +73,7 @@ def of_probabilities(
     """Log loss with and without the calibration, and of the most and the least certain by the spread."""
     name, rows = prepared.table.target_names[index], prepared.table.rows_of(TEST)
     labels, calibrated = prepared.table.labels[rows, index], fitted.outputs[rows, index]
-    raw = 1 / (1 + np.exp(-np.array([logits[row][..., index].mean() for row in rows])))
+    raw = calibrated_values(prepared.targets[index], np.array([logits[row][..., index].mean() for row in rows]), {})
     spreads = np.array([fitted.results[row]["spreads"][name] for row in rows])
     most, least = extremes(spreads)
     wrong = np.abs(calibrated - labels)
@@ -136,13 +128,8 @@ def main(
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
 ) -> None:
     """Run each table in turn."""
-    results = HERE / "intervals.json"
-    runs: Runs = json.loads(results.read_text()) if results.exists() else []
-    for name in tables.split(","):
-        found = run_table(name, data, [int(seed) for seed in seeds.split(",")])
-        runs = [old for old in runs if old["table"] != name] + found
-        results.write_text(json.dumps(runs, indent=1) + "\n")
-        results.with_suffix(".md").write_text(as_markdown(runs))
+    chosen = [int(seed) for seed in seeds.split(",")]
+    run_tables(HERE / "intervals.json", tables, lambda name: run_table(name, data, chosen), as_markdown)
 
 
 if __name__ == "__main__":

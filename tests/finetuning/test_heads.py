@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conformance import run_without_the_package
+from finetuning_jobs import StoppedError
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, pipeline
 
@@ -212,20 +213,17 @@ class TestEnsemble:
     def test_a_finished_member_is_not_trained_again(
         self, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        class Killed(Exception):  # noqa: N818 - what a kill is
-            pass
-
         original, left = train.train, [1]
 
         def killed(*args: Any, **kwargs: Any) -> Any:
             if not left:
-                raise Killed
+                raise StoppedError
             left.pop()
             return original(*args, **kwargs)
 
         settings: dict[str, Any] = {"targets": ("tpsa", "polar"), "folds": 3, "epochs": 1, "learning_rate": 1e-3}
         monkeypatch.setattr(train, "train", killed)
-        with pytest.raises(Killed):
+        with pytest.raises(StoppedError):
             tuned(tmp_path / "m", **settings)
         left += [1, 1]
         report = tuned(tmp_path / "m", **settings)
@@ -264,15 +262,12 @@ class TestEnsemble:
 
 class TestSearch:
     def test_it_finds_a_rate_and_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Killed(Exception):  # noqa: N818 - what a kill is
-            pass
-
         original, calls = train.train, []
 
         def counted(prepared: Any, settings: Any, *args: Any, **kwargs: Any) -> Any:
             calls.append(settings)
             if len(calls) == killed_at:
-                raise Killed
+                raise StoppedError
             return original(prepared, settings, *args, **kwargs)
 
         monkeypatch.setattr(train, "train", counted)
@@ -284,7 +279,7 @@ class TestSearch:
         assert calls[3].learning_rate in {each.learning_rate for each in calls[:3]}
         assert not (tmp_path / "a" / "checkpoints").exists()
         calls, killed_at = [], 2
-        with pytest.raises(Killed):
+        with pytest.raises(StoppedError):
             tuned(tmp_path / "b", **search)
         first, calls, killed_at = calls, [], 0
         assert tuned(tmp_path / "b", **search) == report

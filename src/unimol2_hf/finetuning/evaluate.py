@@ -53,7 +53,7 @@ def evaluate(prepared: PreparedTable, fitted: FittedTable, settings: FinetuneSet
     parts = {part: table.rows_of(part) for part in ((TEST,) if fitted_on_valid else (VALID, TEST))}
     if fitted.folds is not None:
         parts[OUT_OF_FOLD] = np.flatnonzero(fitted.folds != NO_FOLD)
-    metrics = {part: _metrics(prepared, fitted, rows) for part, rows in parts.items()}
+    metrics = {part: metrics_of(prepared, fitted, rows) for part, rows in parts.items()}
     failed = [molecule for molecule in molecules if molecule.error is not None]
     flat = [molecule for molecule in molecules if any(not c.provenance.is_3d for c in molecule.conformers)]
     rows = {part: len(table.rows_of(part)) for part in (TRAIN, VALID, TEST)}
@@ -62,7 +62,8 @@ def evaluate(prepared: PreparedTable, fitted: FittedTable, settings: FinetuneSet
     return {"version": METRICS_VERSION, **metrics, "baselines": beside, "rows": counts}
 
 
-def _metrics(prepared: PreparedTable, fitted: FittedTable, rows: NDArray[np.intp]) -> dict[str, Metrics]:
+def metrics_of(prepared: PreparedTable, fitted: FittedTable, rows: NDArray[np.intp]) -> dict[str, Metrics]:
+    """Metrics by target of some rows, with what the intervals hold of them."""
     table = prepared.table
     labels, training = table.labels[rows], table.labels[table.rows_of(TRAIN)]
     metrics = metrics_by_target(fitted.outputs[rows], labels, prepared.targets, training)

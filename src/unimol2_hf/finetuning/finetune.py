@@ -9,6 +9,7 @@ from rich.markup import escape
 from transformers import set_seed
 
 from ..calibration import save_calibration
+from ..configuration_unimol2 import UniMol2Config
 from ..data.atomic_files import SETTINGS_FILE, write_settings
 from ..data.molecule_files import Source
 from ..data.output_folder import about_source, fingerprint_of_source, locked_output, start_or_continue
@@ -39,7 +40,7 @@ def finetune(data: Source, output_dir: Path, settings: FinetuneSettings, console
         ModelError: the model cannot be loaded, or training diverged.
     """
     # Before anything is made: a name that is mistyped is told at once.
-    load_start_config(settings)
+    config = load_start_config(settings)
     with locked_output(output_dir):
         _claim(data, output_dir, settings)
         finished = output_dir / METRICS_FILE
@@ -47,7 +48,7 @@ def finetune(data: Source, output_dir: Path, settings: FinetuneSettings, console
             console.print(f"this run is finished: {escape(str(finished))}", highlight=False)
             report: dict[str, Any] = json.loads(finished.read_text())
             return report
-        return _run(data, output_dir, settings, console)
+        return _run(data, output_dir, settings, config, console)
 
 
 def _claim(data: Source, output_dir: Path, settings: FinetuneSettings) -> None:
@@ -63,10 +64,11 @@ def _model_fingerprint(settings: FinetuneSettings) -> Any:
     return [fingerprint_of_source(path)[0] for path in weights] or settings.scale or settings.model
 
 
-def _run(data: Source, output_dir: Path, settings: FinetuneSettings, console: Console) -> dict[str, Any]:
+def _run(
+    data: Source, output_dir: Path, settings: FinetuneSettings, config: UniMol2Config, console: Console
+) -> dict[str, Any]:
     set_seed(settings.seed)
     prepared = prepare(data, settings, console)
-    config = load_start_config(settings)
     frozen = is_frozen(settings, prepared, config)
     members = plan_members(settings, prepared, frozen)
     tell_members(members, console)

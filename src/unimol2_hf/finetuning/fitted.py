@@ -65,12 +65,13 @@ def predict_all(
     labels = prepared.table.labels[rows]
     calibration = fit_calibration(mean, spread, labels, prepared.targets, members.left_out, coverage)
     honest = members_without(members.left_out)
-    results = molecule_results(logits, config, calibration)
-    for row in rows:
-        own = honest[members.folds[row]]
-        # To these members the molecule is new, as new ones will be to all.
-        as_new = replace(calibration, left_out=[[0]] * len(own))
-        results[row] = molecule_results([logits[row][:, own]], config, as_new)[0]
+    # To these members the molecules of a fold are new, as new ones will be to all.
+    as_new = [replace(calibration, left_out=[[0]] * len(own)) for own in honest]
+    results = []
+    for fold, own in zip(members.folds, logits, strict=True):
+        inside = fold != NO_FOLD
+        seen_by = (own[:, honest[fold]], as_new[fold]) if inside else (own, calibration)
+        results += molecule_results([seen_by[0]], config, seen_by[1])
     return FittedTable(config, results, output_array(results, config), members.folds, calibration)
 
 

@@ -216,13 +216,13 @@ class _Fit:
         found = np.zeros((len(self._centers), len(problem.columns)))
         own = np.isin(self._centers, problem.rows)
         exact = own.sum() == len(problem.rows)
+        kernel = self._kernel(problem.rows, problem.rows, width) if exact else None
         for ridge in np.unique(ridges):
             columns = ridges == ridge
             wanted = (problem.values - center)[:, columns]
-            if exact:
-                matrix = self._kernel(problem.rows, problem.rows, width)
-                matrix[np.diag_indices_from(matrix)] += ridge * problem.noise
-                solved = cho_solve(cho_factor(matrix, overwrite_a=True), wanted)
+            if kernel is not None:
+                factor = cho_factor(_with_ridges(kernel, ridge * problem.noise), overwrite_a=True)
+                solved = cho_solve(factor, wanted)
             else:
                 solved = self._solve_reduced(problem, self._centers[own], width, ridge, wanted)
             found[np.ix_(own, columns)] = solved
@@ -298,10 +298,14 @@ def _left_out_residuals(problem: _Problem, kernel: FloatArray, ridges: FloatArra
     return residuals
 
 
-def _inverse(kernel: FloatArray, ridges: FloatArray) -> FloatArray:
+def _with_ridges(kernel: FloatArray, ridges: FloatArray) -> FloatArray:
     matrix = kernel.copy()
     matrix[np.diag_indices_from(matrix)] += ridges
-    factor, _ = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
+    return matrix
+
+
+def _inverse(kernel: FloatArray, ridges: FloatArray) -> FloatArray:
+    factor, _ = lapack.dpotrf(_with_ridges(kernel, ridges), lower=1, overwrite_a=1)
     # Of the symmetric inverse the lower half; the upper is zero.
     half, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
     inverse: FloatArray = half + half.T

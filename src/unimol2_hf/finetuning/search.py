@@ -43,7 +43,7 @@ def search(
 
     Args:
         settings: of the run; what is given stays.
-        folder: for the trials; it is removed in the end.
+        folder: for the trials.
         train_and_score: trains with certain settings in a folder, a callback watching; returns the score, lower is
             better.
         console: where it is told how far it has come.

@@ -2,8 +2,6 @@
 
 from itertools import combinations
 
-FEWEST_FOLDS = 3
-
 
 def all_pairs(folds: int) -> list[list[int]]:
     """Every two folds are left out by one member: K (K - 1) / 2 members, K - 1 of which have not seen a fold.
