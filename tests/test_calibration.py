@@ -14,7 +14,7 @@ from unimol2_hf import ModelError, UniMol2Config
 from unimol2_hf.calibration import (
     CALIBRATION_FILE,
     Calibration,
-    conformal_score,
+    conformal_rank,
     load_calibration,
     members_without,
     predict_target,
@@ -30,28 +30,27 @@ FITTED = Calibration(
     0.9,
     neighbouring_pairs(3),
     {
-        "logd": {"floor": 0.5, "scores": [0.1 * rank for rank in range(1, 20)]},
+        "logd": {"floor": 0.5, "scores": [[0.1 * rank for rank in range(start, 20, 3)] for start in (1, 2, 3)]},
         "toxic": {"slope": 0.5, "offset": -1.0},
         "phase": {"temperature": 2.0},
     },
 )
 
 
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=200), st.floats(0.01, 0.999))
-def test_a_score_is_the_conformal_quantile(scores: list[float], coverage: float) -> None:
-    scores = sorted(scores)
-    found = conformal_score(scores, coverage)
+@given(st.integers(1, 2000), st.floats(0.01, 0.999))
+def test_a_rank_is_the_conformal_quantile(count: int, coverage: float) -> None:
+    found = conformal_rank(count, coverage)
     if found is None:
-        assert len(scores) < math.ceil((len(scores) + 1) * coverage)
+        assert count < math.ceil((count + 1) * coverage)
     else:
         # The rank of a new score among all is uniform: so many of n + 1 places lie at or below it.
-        assert sum(score <= found for score in scores) >= (len(scores) + 1) * coverage - 1e-6
+        assert found >= (count + 1) * coverage - 1e-6 > found - 1 - 1e-6
 
 
 def test_too_few_scores_hold_nothing() -> None:
-    assert conformal_score([1.0] * 8, 0.9) is None
-    assert conformal_score([1.0] * 9, 0.9) == 1.0
-    assert conformal_score([], 0.5) is None
+    assert conformal_rank(8, 0.9) is None
+    assert conformal_rank(9, 0.9) == 9
+    assert conformal_rank(0, 0.5) is None
 
 
 @pytest.mark.parametrize("folds", [3, 5, 10])
@@ -75,9 +74,18 @@ class TestRegression:
         assert found.values.tolist() == pytest.approx([means.mean()])
         assert found.spread == pytest.approx(means.std(ddof=1))
         # Fold 0 is left out by members 0 and 2, fold 1 by 0 and 1, fold 2 by 1 and 2.
-        spreads = [means[[0, 2]].std(ddof=1), means[[0, 1]].std(ddof=1), means[[1, 2]].std(ddof=1)]
-        half = 1.8 * (0.5 + np.mean(spreads))
-        assert found.interval == pytest.approx((means.mean() - half, means.mean() + half))
+        ends = []
+        for scores, own in zip(FITTED.targets["logd"]["scores"], ([0, 2], [0, 1], [1, 2]), strict=True):
+            ends += [(means[own].mean(), score * (0.5 + means[own].std(ddof=1))) for score in scores]
+        # The 18th of 19 scores ends an interval of 90 %.
+        lower, upper = (sorted(mean + sign * half for mean, half in ends) for sign in (-1, 1))
+        assert found.interval == pytest.approx((lower[1], upper[17]))
+
+    @given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3), st.floats(0.05, 0.95))
+    def test_the_interval_holds_the_value(self, members: list[float], coverage: float) -> None:
+        found = predict_target(LOGD, np.array(members).reshape(1, 3, 1), FITTED, coverage)
+        assert found.interval is not None
+        assert found.interval[0] <= found.values[0] <= found.interval[1]
 
     def test_another_coverage(self) -> None:
         logits = np.zeros((1, 3, 1))
@@ -146,13 +154,16 @@ class TestFile:
         save_calibration(tmp_path, FITTED)
         assert load_calibration(tmp_path) == FITTED
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 1, "coverage": 0.9}', "\udcff"])
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 2, "coverage": 0.9}', "\udcff"])
     def test_a_damaged_file_is_named(self, text: str, tmp_path: Path) -> None:
         (tmp_path / CALIBRATION_FILE).write_bytes(text.encode(errors="surrogateescape"))
         with pytest.raises(ModelError, match=r"calibration\.json is damaged"):
             load_calibration(tmp_path)
 
     def test_a_newer_file_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / CALIBRATION_FILE).write_text(json.dumps({**FITTED.to_dict(), "version": 2}))
+        (tmp_path / CALIBRATION_FILE).write_text(json.dumps({**FITTED.to_dict(), "version": 3}))
         with pytest.raises(ModelError, match="newer unimol2-hf"):
+            load_calibration(tmp_path)
+        (tmp_path / CALIBRATION_FILE).write_text(json.dumps({**FITTED.to_dict(), "version": 1}))
+        with pytest.raises(ModelError, match="older unimol2-hf"):
             load_calibration(tmp_path)

@@ -19,7 +19,7 @@ from .configuration_unimol2 import BINARY, MULTICLASS, REGRESSION, UniMol2Config
 from .errors import ModelError
 
 CALIBRATION_FILE = "calibration.json"
-CALIBRATION_VERSION = 1
+CALIBRATION_VERSION = 2
 
 FloatArray = NDArray[np.float64]
 
@@ -47,9 +47,9 @@ class Calibration:
     Attributes:
         coverage: share of new molecules that intervals are to hold, unless another one is asked for.
         left_out: of each member the folds that it has not seen.
-        targets: by name. Of a regression target `scores`, the sorted |error| / difficulty, and `floor`, which the
-            difficulty adds to the spread; of a binary one `slope` and `offset` of its logit; of a multiclass one
-            `temperature`, by which its logits are divided.
+        targets: by name. Of a regression target `scores`, of each fold's molecules the sorted |error| / difficulty, and
+            `floor`, which the difficulty adds to the spread; of a binary one `slope` and `offset` of its logit; of a
+            multiclass one `temperature`, by which its logits are divided.
     """
 
     coverage: float
@@ -75,11 +75,13 @@ class Calibration:
             "targets": self.targets,
         }
 
-    def half_width(self, name: str, members: FloatArray, coverage: float | None = None) -> float | None:
-        """Half the width of a regression target's interval; None where it has too few scores for the coverage.
+    def interval(self, name: str, members: FloatArray, coverage: float | None = None) -> tuple[float, float] | None:
+        """Lower and upper end of a regression target's interval; None where it has too few scores for the coverage.
 
-        It is a score times the molecule's difficulty: the spread over members that have not seen a fold, a mean over
-        the folds, since of a new molecule no member has seen any.
+        Cross-conformal ("CV+", Barber et al., Ann. Stat. 2021, 49, 486): each score says where the label would lie if
+        the molecule were one of its fold, by the mean and the difficulty of the members that have not seen that fold;
+        the ends are quantiles of these. The mean of all members is less uncertain than that of a fold's few, so a
+        score times the mean difficulty around it would hold too many.
 
         Args:
             name: of the target.
@@ -87,11 +89,22 @@ class Calibration:
             coverage: by default the calibration's own.
         """
         fitted = self.targets.get(name, {})
-        score = conformal_score(fitted.get("scores", ()), self.coverage if coverage is None else coverage)
-        if score is None:
+        rank = self.rank(name, coverage)
+        if rank is None:
             return None
-        spreads = [members[list(own)].std(ddof=1) for own in self.unseen]
-        return score * (fitted["floor"] + float(np.mean(spreads)))
+        lower, upper = [], []
+        for scores, own in zip(fitted["scores"], self.unseen, strict=True):
+            mean, difficulty = members[list(own)].mean(), fitted["floor"] + members[list(own)].std(ddof=1)
+            lower.append(mean - difficulty * np.asarray(scores))
+            upper.append(mean + difficulty * np.asarray(scores))
+        value = members.mean()
+        ends = np.sort(np.concatenate(lower))[-rank], np.sort(np.concatenate(upper))[rank - 1]
+        return float(min(ends[0], value)), float(max(ends[1], value))
+
+    def rank(self, name: str, coverage: float | None = None) -> int | None:
+        """Which of a target's scores, from the smallest, ends an interval; None where there are too few."""
+        count = sum(map(len, self.targets.get(name, {}).get("scores", ())))
+        return conformal_rank(count, self.coverage if coverage is None else coverage)
 
 
 def members_without(left_out: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
@@ -100,13 +113,14 @@ def members_without(left_out: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     return [tuple(member for member, own in enumerate(left_out) if fold in own) for fold in folds]
 
 
-def conformal_score(scores: Sequence[float], coverage: float) -> float | None:
-    """The score that a new molecule's exceeds with probability 1 - coverage; None where there are too few.
+def conformal_rank(count: int, coverage: float) -> int | None:
+    """Which of so many scores, from the smallest, a new molecule's exceeds with probability 1 - coverage, at most.
 
-    The ceil((n + 1) coverage)-th smallest of n (Vovk et al., Algorithmic Learning in a Random World, 2005).
+    The ceil((n + 1) coverage)-th (Vovk et al., Algorithmic Learning in a Random World, 2005); None where there are too
+    few.
     """
-    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
-    return None if rank > len(scores) else float(scores[max(rank, 1) - 1])
+    rank = max(1, math.ceil((count + 1) * coverage - 1e-9))
+    return None if rank > count else rank
 
 
 def predict_target(
@@ -129,12 +143,9 @@ def predict_target(
         return TargetPrediction(values)
     members = calibrated_values(target, logits, fitted).mean(axis=0)
     spread = float(members[:, values.argmax()].std(ddof=1))
-    half = None
-    if calibration is not None and target["kind"] == REGRESSION:
-        half = calibration.half_width(str(target["name"]), members[:, 0], coverage)
-    if half is None:
+    if calibration is None or target["kind"] != REGRESSION:
         return TargetPrediction(values, spread)
-    return TargetPrediction(values, spread, (float(values[0] - half), float(values[0] + half)))
+    return TargetPrediction(values, spread, calibration.interval(str(target["name"]), members[:, 0], coverage))
 
 
 def property_result(
@@ -194,7 +205,7 @@ def load_calibration(model: str | Path, **hub_kwargs: Any) -> Calibration | None
     """What is in a model's folder or Hub repository; None where it has none.
 
     Raises:
-        ModelError: the file is damaged, or of a newer version.
+        ModelError: the file is damaged, or of another version.
     """
     quiet = {f"_raise_exceptions_for_{case}": False for case in ("missing_entries", "connection_errors")}
     path = cached_file(str(model), CALIBRATION_FILE, **quiet, **hub_kwargs)
@@ -204,6 +215,8 @@ def load_calibration(model: str | Path, **hub_kwargs: Any) -> Calibration | None
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         if found["version"] > CALIBRATION_VERSION:
             raise ModelError(f"{path} was written by a newer unimol2-hf; upgrade it")
+        if found["version"] < CALIBRATION_VERSION:
+            raise ModelError(f"{path} was written by an older unimol2-hf; fit the model again, or remove the file")
         return Calibration(found["coverage"], found["left_out"], found["targets"])
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{path} is damaged ({error!r}); fit the model again, or remove the file") from error

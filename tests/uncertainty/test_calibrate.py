@@ -7,7 +7,7 @@ import pytest
 from crepes import ConformalRegressor
 from numpy.typing import NDArray
 
-from unimol2_hf.calibration import Calibration, calibrated_values, conformal_score
+from unimol2_hf.calibration import Calibration, calibrated_values, conformal_rank
 from unimol2_hf.uncertainty.calibrate import fit_calibration, out_of_fold
 from unimol2_hf.uncertainty.folds import all_pairs, neighbouring_pairs
 
@@ -20,7 +20,8 @@ PHASE: dict[str, Any] = {"name": "phase", "kind": "multiclass", "classes": ["gas
 
 
 def fit(target: dict[str, Any], mean: Array, spread: Array, labels: Array) -> dict[str, Any]:
-    made = fit_calibration(mean, spread, labels[:, None], [target], neighbouring_pairs(3), 0.9)
+    folds = np.arange(len(labels)) % 3
+    made = fit_calibration(mean, spread, labels[:, None], folds, [target], neighbouring_pairs(3), 0.9)
     return made.targets.get(target["name"], {})
 
 
@@ -40,11 +41,14 @@ def test_scores_are_those_of_crepes() -> None:
     mean = labels[:, None] + spread * generator.normal(size=(300, 1))
     found = fit(LOGD, mean, spread, labels)
     sigmas = found["floor"] + spread[:, 0]
-    expected = ConformalRegressor().fit(labels - mean[:, 0], sigmas=sigmas)
-    for coverage in (0.5, 0.8, 0.9, 0.95):
-        score = conformal_score(found["scores"], coverage)
-        interval = expected.predict_int(np.zeros(1), sigmas=np.ones(1), confidence=coverage)
-        assert score == pytest.approx(interval[0, 1], rel=1e-4)
+    for fold, scores in enumerate(found["scores"]):
+        own = np.arange(300) % 3 == fold
+        expected = ConformalRegressor().fit((labels - mean[:, 0])[own], sigmas=sigmas[own])
+        for coverage in (0.5, 0.8, 0.9, 0.95):
+            rank = conformal_rank(100, coverage)
+            assert rank is not None
+            interval = expected.predict_int(np.zeros(1), sigmas=np.ones(1), confidence=coverage)
+            assert scores[rank - 1] == pytest.approx(interval[0, 1], rel=1e-4)
 
 
 def test_new_labels_are_held() -> None:
@@ -57,11 +61,13 @@ def test_new_labels_are_held() -> None:
         return mean, spread, mean[:, 0] + (1 + spread[:, 0]) * generator.standard_t(4, size=count)
 
     mean, spread, labels = drawn(2000)
-    made = fit_calibration(mean, spread, labels[:, None], [LOGD], neighbouring_pairs(3), 0.9)
-    assert len(made.targets["logd"]["scores"]) == 999
+    found = fit(LOGD, mean, spread, labels)
+    pooled = np.sort(np.concatenate(found["scores"]))
+    assert [len(own) for own in found["scores"]] == [222] * 3
     mean, spread, labels = drawn(20_000)
-    floor, score = made.targets["logd"]["floor"], conformal_score(made.targets["logd"]["scores"], 0.9)
-    assert score is not None
+    rank = conformal_rank(len(pooled), 0.9)
+    assert rank is not None
+    floor, score = found["floor"], pooled[rank - 1]
     inside = np.abs(labels - mean[:, 0]) <= score * (floor + spread[:, 0])
     assert inside.mean() == pytest.approx(0.9, abs=0.015)
     least, most = np.quantile(spread, [0.2, 0.8])
@@ -73,7 +79,7 @@ def test_members_that_agree_have_plain_intervals() -> None:
     labels = np.random.default_rng(2).normal(size=100)
     found = fit(LOGD, np.zeros((100, 1)), np.zeros((100, 1)), labels)
     assert found["floor"] == 1.0
-    assert found["scores"] == pytest.approx(np.sort(np.abs(labels)), rel=1e-4)
+    assert np.sort(np.concatenate(found["scores"])) == pytest.approx(np.sort(np.abs(labels)), rel=1e-4)
 
 
 def test_probabilities_become_frequencies() -> None:
@@ -117,11 +123,12 @@ def test_one_class_only_stays_as_it_is() -> None:
 def test_failed_rows_do_not_count() -> None:
     labels = np.random.default_rng(6).normal(size=100)
     mean = np.where(np.arange(100) < 30, np.nan, 0.0)[:, None]
-    assert len(fit(LOGD, mean, np.ones((100, 1)), labels)["scores"]) == 70
+    assert sum(map(len, fit(LOGD, mean, np.ones((100, 1)), labels)["scores"])) == 70
 
 
 def test_it_says_what_it_is_of() -> None:
-    made = fit_calibration(np.zeros((50, 1)), np.zeros((50, 1)), np.zeros((50, 1)), [LOGD], all_pairs(4), 0.8)
+    nothing, folds = np.zeros((50, 1)), np.arange(50) % 4
+    made = fit_calibration(nothing, nothing, nothing, folds, [LOGD], all_pairs(4), 0.8)
     assert isinstance(made, Calibration)
     assert (made.coverage, made.left_out) == (0.8, all_pairs(4))
     assert made.interval_names == ["logd"]

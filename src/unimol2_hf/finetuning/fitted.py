@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 
-from ..calibration import Calibration, conformal_score, members_without
+from ..calibration import Calibration, members_without
 from ..configuration_unimol2 import REGRESSION, UniMol2Config
 from ..targets.predictions import columns_of, molecule_results, output_array, prediction_cells
 from ..uncertainty.calibrate import fit_calibration, out_of_fold
@@ -63,10 +63,11 @@ def predict_all(
     means = np.stack([logits[row].mean(axis=0) for row in rows], axis=1)
     mean, spread = out_of_fold(means, members.folds[rows], members.left_out)
     labels = prepared.table.labels[rows]
-    calibration = fit_calibration(mean, spread, labels, prepared.targets, members.left_out, coverage)
+    own_folds = members.folds[rows]
+    calibration = fit_calibration(mean, spread, labels, own_folds, prepared.targets, members.left_out, coverage)
     honest = members_without(members.left_out)
     # To these members the molecules of a fold are new, as new ones will be to all.
-    as_new = [replace(calibration, left_out=[[0]] * len(own)) for own in honest]
+    as_new = [replace(calibration, left_out=[list(range(len(honest)))] * len(own)) for own in honest]
     results = []
     for fold, own in zip(members.folds, logits, strict=True):
         inside = fold != NO_FOLD
@@ -93,8 +94,7 @@ def tell_calibration(prepared: PreparedTable, calibration: Calibration, console:
     """Targets with too few labels for intervals."""
     for target in prepared.targets:
         name = str(target["name"])
-        scores = calibration.targets.get(name, {}).get("scores", ())
-        if target["kind"] == REGRESSION and conformal_score(scores, calibration.coverage) is None:
+        if target["kind"] == REGRESSION and calibration.rank(name) is None:
             console.print(
                 escape(f"{name} has too few labels for intervals that hold {calibration.coverage:.0%}: none are given"),
                 highlight=False,

@@ -1,5 +1,6 @@
 """Intervals and calibrated probabilities from predictions of molecules that a member has not seen."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from ..configuration_unimol2 import BINARY, MULTICLASS, REGRESSION
 
 FloatArray = NDArray[np.float64]
 
-# Of a large table's scores these many, at equal steps of coverage, are kept.
+# Of a large table's scores about these many, at equal steps of rank in each fold, are kept.
 _MOST_SCORES = 999
 _FEWEST_LABELS = {REGRESSION: 10, BINARY: 20, MULTICLASS: 20}
 _UNPENALISED = 1e6
@@ -45,48 +46,56 @@ def fit_calibration(
     mean: FloatArray,
     spread: FloatArray,
     labels: FloatArray,
+    folds: NDArray[np.intp],
     targets: Sequence[Mapping[str, Any]],
     left_out: Sequence[Sequence[int]],
     coverage: float,
 ) -> Calibration:
     """Cross-conformal intervals, normalised by the spread, and calibrated probabilities.
 
-    The error of a molecule is divided by its difficulty, the spread plus its mean over the molecules; intervals are the
-    prediction plus and minus a quantile of such scores times the difficulty (Papadopoulos et al., J. Artif. Intell.
-    Res. 2011, 40, 815; Vovk, Ann. Math. Artif. Intell. 2015, 74, 9). A binary target's logit gets slope and offset
-    (Platt), a multiclass one's a temperature (Guo et al., arXiv 1706.04599). A target of fewer labels than 10, or 20 of
-    classes, gets neither.
+    A score is the error of a molecule, divided by its difficulty, the spread plus its mean over the molecules
+    (Papadopoulos et al., J. Artif. Intell. Res. 2011, 40, 815); `Calibration.interval` applies them. A binary target's
+    logit gets slope and offset (Platt), a multiclass one's a temperature (Guo et al., arXiv 1706.04599). A target of
+    fewer labels than 10, or 20 of classes, gets neither.
 
     Args:
         mean: (n, outputs) of members that have not seen the molecule; see `out_of_fold`.
         spread: (n, outputs), likewise.
         labels: (n, targets), NaN where missing; a class is its index. They must have chosen nothing of the members.
+        folds: (n,) of the molecules, from 0.
         targets: as `UniMol2Config.targets`.
         left_out: of each member the folds that it has not seen.
         coverage: share of new molecules that intervals are to hold.
     """
     widths = [len(target["classes"]) if target["kind"] == MULTICLASS else 1 for target in targets]
     ends = np.cumsum(widths)
-    fitted = {}
+    fitted: dict[str, dict[str, Any]] = {}
     for target, start, end, own in zip(targets, ends - widths, ends, labels.T, strict=True):
         rows = ~np.isnan(own) & np.isfinite(mean[:, start:end]).all(axis=1)
         if rows.sum() >= _FEWEST_LABELS[target["kind"]]:
-            given = own[rows], mean[rows, start:end], spread[rows, start:end]
-            fitted[str(target["name"])] = _FITS[target["kind"]](*given)
+            name, found = str(target["name"]), mean[rows, start:end]
+            if target["kind"] == REGRESSION:
+                by_fold = [folds[rows] == fold for fold in range(len(members_without(left_out)))]
+                fitted[name] = _fit_interval(own[rows], found[:, 0], spread[rows, start], by_fold)
+            else:
+                fitted[name] = (_fit_slope if target["kind"] == BINARY else _fit_temperature)(own[rows], found)
     return Calibration(coverage, [list(own) for own in left_out], fitted)
 
 
-def _fit_interval(labels: FloatArray, mean: FloatArray, spread: FloatArray) -> dict[str, Any]:
+def _fit_interval(
+    labels: FloatArray, mean: FloatArray, spread: FloatArray, by_fold: Sequence[NDArray[np.bool_]]
+) -> dict[str, Any]:
     floor = float(spread.mean()) or 1.0
-    regressor = ConformalRegressor().fit(labels - mean[:, 0], sigmas=floor + spread[:, 0])
-    scores = regressor.alphas[::-1]
-    if len(scores) > _MOST_SCORES:
-        steps = np.arange(1, _MOST_SCORES + 1) / (_MOST_SCORES + 1)
-        scores = scores[np.ceil((len(scores) + 1) * steps - 1e-9).astype(int) - 1]
-    return {"floor": floor, "scores": [float(f"{score:.6g}") for score in scores]}
+    errors, difficulties = labels - mean, floor + spread
+    step = math.ceil(len(labels) / _MOST_SCORES)
+    scores = []
+    for own in by_fold:
+        found = ConformalRegressor().fit(errors[own], sigmas=difficulties[own]).alphas[::-1] if own.any() else ()
+        scores.append([float(f"{score:.6g}") for score in found[step // 2 :: step]])
+    return {"floor": floor, "scores": scores}
 
 
-def _fit_slope(labels: FloatArray, mean: FloatArray, spread: FloatArray) -> dict[str, float]:
+def _fit_slope(labels: FloatArray, mean: FloatArray) -> dict[str, float]:
     if len(np.unique(labels)) < 2:
         return {}
     with warnings.catch_warnings():
@@ -100,7 +109,7 @@ def _fit_slope(labels: FloatArray, mean: FloatArray, spread: FloatArray) -> dict
     return {"slope": slope, "offset": offset}
 
 
-def _fit_temperature(labels: FloatArray, mean: FloatArray, spread: FloatArray) -> dict[str, float]:
+def _fit_temperature(labels: FloatArray, mean: FloatArray) -> dict[str, float]:
     classes = labels.astype(int)
 
     def loss(log_temperature: float) -> float:
@@ -109,6 +118,3 @@ def _fit_temperature(labels: FloatArray, mean: FloatArray, spread: FloatArray) -
 
     found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
     return {"temperature": float(np.exp(found.x))}
-
-
-_FITS = {REGRESSION: _fit_interval, BINARY: _fit_slope, MULTICLASS: _fit_temperature}
