@@ -10,7 +10,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from unimol2_hf import UniMol2FeatureExtractor, conformers, feature_extraction_unimol2
-from unimol2_hf.data import conformer_cache
+from unimol2_hf.data import cache_folder
 from unimol2_hf.data.conformer_cache import cache_for, featurize_cached
 from unimol2_hf.data.molecule_files import read_molecules
 from unimol2_hf.errors import LibraryError
@@ -137,7 +137,7 @@ def test_it_is_a_library(tmp_path: Path) -> None:
 
 def test_a_kill_costs_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made is on disk after so many molecules, and where the reader stops."""
-    monkeypatch.setattr(conformer_cache, "_ROWS_PER_FILE", 2)
+    monkeypatch.setattr(cache_folder, "_ROWS_PER_FILE", 2)
     extractor = UniMol2FeatureExtractor()
     cache = cache_for(extractor, str(tmp_path))
     stream: Any = featurize_cached(extractor, enumerate(MOLECULES), cache)

@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from unimol2_hf import ModelError, SettingsError, UniMol2Config, UniMol2ForPropertyPrediction, export_with_code
 from unimol2_hf.calibration import load_calibration
-from unimol2_hf.finetuning import members, train
+from unimol2_hf.finetuning import baselines, evaluate, members, train
+from unimol2_hf.finetuning import frozen as frozen_heads
 from unimol2_hf.finetuning.finetune import finetune
 from unimol2_hf.finetuning.members import is_frozen, plan_members
 from unimol2_hf.finetuning.prepare import ROWS_FILE, prepare
@@ -52,6 +53,33 @@ def predicted(folder: Path, data: Any, **settings: Any) -> Any:
     output = folder.with_name(f"{folder.name}.predicted.csv")
     predict(str(folder), data, output, PredictSettings(num_workers=0, **settings), QUIET)
     return pd.read_csv(output)
+
+
+def test_vectors_and_descriptors_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For other runs on the same molecules, which are, to the digit, those that make them."""
+    cache = str(tmp_path / "cache")
+    first = tuned(tmp_path / "a", head="frozen", conformer_cache=cache)
+
+    def made_again(*_: Any, **__: Any) -> None:
+        pytest.fail("made again")
+
+    monkeypatch.setattr(baselines, "rdkit_descriptors", made_again)
+    monkeypatch.setattr(frozen_heads._VectorPipeline, "_forward", made_again)
+    assert tuned(tmp_path / "b", head="frozen", conformer_cache=cache) == first
+    folded = tuned(tmp_path / "c", head="frozen", folds=3, conformer_cache=cache)
+    monkeypatch.undo()
+    assert tuned(tmp_path / "d", head="frozen", conformer_cache="none") == first
+    assert tuned(tmp_path / "e", head="frozen", folds=3, conformer_cache="none") == folded
+    # Another pooling, another vector.
+    assert tuned(tmp_path / "f", head="frozen", pooling="mean", conformer_cache=cache) != first
+
+
+def test_baselines_take_the_heads_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tuned(tmp_path / "a", head="frozen", conformer_cache="none")
+    monkeypatch.setattr(baselines, "descriptors_of", lambda *_: pytest.fail("computed twice"))
+    monkeypatch.setattr(evaluate, "descriptors_of", lambda *_: pytest.fail("computed twice"))
+    described = tuned(tmp_path / "b", head="frozen", descriptors="rdkit", conformer_cache="none")
+    assert described["baselines"] == plain["baselines"]
 
 
 ALL_KINDS = ("tpsa", "crippen_logp", "polar", "size")

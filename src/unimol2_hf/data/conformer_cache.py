@@ -4,35 +4,24 @@ A folder of the cache belongs to one set of conformer settings, ladder and RDKit
 SMILES. What comes from the cache is, to the bit, what would have been made.
 """
 
-import hashlib
-import json
-import os
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..conformers import Conformer, ConformerProvenance, conformer_versions
-from ..errors import LibraryError
 from ..feature_extraction_unimol2 import CANONICAL, FeaturizedMolecule, KnownConformers, UniMol2FeatureExtractor
 from ..molecules import Molecule, canonical_order, has_bonds, heavy_atoms_to_read
 from ..settings_unimol2 import ConformerSettings, FeaturizerSettings
-from .atomic_files import make_output_folder, write_json_whole
-from .settings import CACHE_VARIABLE
-from .shards import CONFORMER_SCHEMA, whole_or_absent
+from .cache_folder import CacheFolder, cache_root
+from .shards import CONFORMER_SCHEMA
 
 Context = TypeVar("Context")
 
 _ABOUT_FILE = "conformers.json"
-# What a kill can cost.
-_ROWS_PER_FILE, _SECONDS_PER_FILE = 2000, 30.0
 
 
 @dataclass(frozen=True)
@@ -60,20 +49,11 @@ class ConformerCache:
         self._settings = settings
         decisive = {each.name: getattr(settings, each.name) for each in fields(ConformerSettings)}
         about = {"settings": decisive, **conformer_versions()}
-        digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = root / digest
-        make_output_folder(self.folder)
-        if not (self.folder / _ABOUT_FILE).exists():
-            write_json_whole(self.folder / _ABOUT_FILE, about)
-        self._tables: list[pa.Table] = []
-        self._places: dict[str, tuple[int, int]] = {}
-        for path in sorted(self.folder.glob("*.parquet")):
-            self._open(path)
-        self._new: dict[str, dict[str, Any]] = {}
-        self._written = time.monotonic()
+        self._kept = CacheFolder(root, about, _ABOUT_FILE, CONFORMER_SCHEMA, "conformers")
+        self.write = self._kept.write
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._kept)
 
     def look_up(self, molecule: Molecule) -> CacheEntry | None:
         """What is known of a molecule; `None` for one that brings its coordinates or cannot be read."""
@@ -91,48 +71,23 @@ class ConformerCache:
 
     def add(self, entry: CacheEntry, molecule: FeaturizedMolecule) -> None:
         """Keep what was made of a molecule."""
-        if molecule.features is None or molecule.cropped or entry.smiles in self._places:
+        if molecule.features is None or molecule.cropped:
             return
-        self._new[entry.smiles] = {
-            "row": len(self._new),
-            "id": "",
-            "smiles": entry.smiles,
-            "atomic_numbers": molecule.features["input_ids"][entry.order].astype(np.uint8),
-            "conformers": [each.coordinates[entry.order].ravel() for each in molecule.conformers],
-            "provenance": [each.provenance.to_dict() for each in molecule.conformers],
-            "error": None,
-            "error_code": None,
-        }
-        if len(self._new) >= _ROWS_PER_FILE or time.monotonic() - self._written > _SECONDS_PER_FILE:
-            self.write()
-
-    def write(self) -> None:
-        """Put what is new on disk."""
-        self._written = time.monotonic()
-        if not self._new:
-            return
-        path = self.folder / f"{uuid.uuid4().hex}.parquet"
-        with whole_or_absent(path, CONFORMER_SCHEMA) as writer:
-            for record in self._new.values():
-                writer.write(record)
-        self._new = {}
-        self._open(path)
-
-    def _open(self, path: Path) -> None:
-        try:
-            table = pq.read_table(path, columns=["smiles", "conformers", "provenance"])
-        except (OSError, pa.ArrowException) as error:
-            raise LibraryError(f"{path}, of the cache of conformers, is damaged ({error}); delete it") from error
-        for row, smiles in enumerate(table["smiles"].to_pylist()):
-            self._places[smiles] = (len(self._tables), row)
-        self._tables.append(table)
+        self._kept.add(
+            {
+                "row": None,
+                "id": "",
+                "smiles": entry.smiles,
+                "atomic_numbers": molecule.features["input_ids"][entry.order].astype(np.uint8),
+                "conformers": [each.coordinates[entry.order].ravel() for each in molecule.conformers],
+                "provenance": [each.provenance.to_dict() for each in molecule.conformers],
+                "error": None,
+                "error_code": None,
+            }
+        )
 
     def _conformers(self, smiles: str) -> tuple[Conformer, ...]:
-        if smiles not in self._places:
-            return ()
-        number, row = self._places[smiles]
-        table = self._tables[number]
-        flat, provenance = (table[name][row].as_py() for name in ("conformers", "provenance"))
+        flat, provenance = self._kept.get(smiles, "conformers", "provenance") or ((), ())
         return tuple(
             Conformer(np.asarray(values, dtype=np.float32).reshape(-1, 3), ConformerProvenance(**entry))
             for values, entry in zip(flat, provenance, strict=True)
@@ -149,11 +104,8 @@ def cache_for(
         where: see `CacheSettings`.
         overrides: settings of this call.
     """
-    settings = extractor.settings(**(overrides or {}))
-    if where == "none" or settings.atom_order != CANONICAL:
-        return None
-    default = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "unimol2_hf" / "conformers"
-    return ConformerCache(Path(default if where == "auto" else where), settings)
+    settings, root = extractor.settings(**(overrides or {})), cache_root(where)
+    return None if root is None or settings.atom_order != CANONICAL else ConformerCache(root, settings)
 
 
 def featurize_cached(

@@ -4,6 +4,7 @@ The same molecule never lies in two parts.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,12 @@ def groups_of(names: Sequence[str], method: str) -> NDArray[np.intp]:
     Raises:
         TableError: too many molecules to cluster.
     """
+    return _groups(tuple(names), method)
+
+
+@lru_cache(maxsize=1)
+def _groups(names: tuple[str, ...], method: str) -> NDArray[np.intp]:
+    """Kept, since a run on folds asks twice, and clusters take minutes."""
     groups: NDArray[np.intp] = np.unique(np.array(_GROUPERS[method](names)), return_inverse=True)[1]
     return groups
 

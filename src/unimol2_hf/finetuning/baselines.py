@@ -19,7 +19,8 @@ from sklearn.ensemble import (
 
 from ..configuration_unimol2 import BINARY, REGRESSION
 from ..data.splits import TEST, TRAIN, VALID
-from ..descriptors import rdkit_descriptors
+from ..data.vector_cache import VectorCache
+from ..descriptors import descriptor_names, rdkit_descriptors
 from ..molecules import Molecule, molecule_of, remove_hydrogens
 from ..targets.metrics import Metrics, Target, metrics_by_target
 from ..worker_pool import map_in_order
@@ -44,6 +45,7 @@ class BaselineTable:
         targets: as `UniMol2Config.targets`.
         split: (n,) of "train", "valid", "test" or "" (unused).
         sample_weight: (n,), of training and validation rows; by default all count alike.
+        descriptors: (n, T) of RDKit, as `descriptors_of` gives them; by default they are computed.
     """
 
     molecules: Sequence[Molecule]
@@ -51,6 +53,7 @@ class BaselineTable:
     targets: Sequence[Target]
     split: NDArray[np.str_]
     sample_weight: FloatArray | None = None
+    descriptors: FloatArray | None = None
 
 
 def baseline_report(table: BaselineTable, seed: int = 0, num_workers: int = 0) -> dict[str, dict[str, Metrics]]:
@@ -78,7 +81,8 @@ def descriptor_baseline(table: BaselineTable, seed: int = 0, num_workers: int = 
         For each target (n,) values or probabilities of the positive class, or (n, classes); NaN for a molecule that
         cannot be read, and for every one where a target has no training label.
     """
-    features = _vectors(rdkit_descriptors, table.molecules, num_workers)
+    known = table.descriptors
+    features = descriptors_of(table.molecules, num_workers) if known is None else known
     return _predictions(partial(_fit_boosting, seed=seed), features, table)
 
 
@@ -89,6 +93,27 @@ def fingerprint_baseline(table: BaselineTable, seed: int = 0, num_workers: int =
 
 
 BASELINES = {DESCRIPTOR_BOOSTING: descriptor_baseline, ECFP4_FOREST: fingerprint_baseline}
+
+
+def descriptors_of(
+    molecules: Sequence[Molecule], num_workers: int = 0, cache: VectorCache | None = None
+) -> NDArray[np.float32]:
+    """RDKit's descriptors (n, T), from the cache where it has them; NaN for a molecule that cannot be read."""
+    found = np.full((len(molecules), len(descriptor_names())), np.nan, dtype=np.float32)
+    known = [None if cache is None else cache.look_up(molecule) for molecule in molecules]
+    rows = [row for row, each in enumerate(known) if each is None]
+    for row, each in enumerate(known):
+        if each is not None:
+            found[row] = each[0]
+    work = partial(_vector_or_none, rdkit_descriptors)
+    for row, vector in map_in_order(work, ((row, molecules[row]) for row in rows), num_workers):
+        if vector is not None:
+            found[row] = vector
+            if cache is not None:
+                cache.add(molecules[row], vector[None])
+    if cache is not None:
+        cache.write()
+    return found
 
 
 def ecfp4_counts(molecule: Chem.Mol) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rdkit import rdBase
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,11 +15,13 @@ from ..configuration_unimol2 import BINARY, KERNEL, MULTICLASS, REGRESSION
 from ..data.atomic_files import make_output_folder, write_json_whole
 from ..data.splits import TEST, TRAIN, UNUSED, VALID
 from ..data.tables import conformer_summary
+from ..data.vector_cache import vector_cache_for
+from ..descriptors import RDKIT, descriptor_names
 from ..fingerprints import bits_of_all, save_fingerprints
 from ..molecules import has_bonds, molecule_of
 from ..targets.metrics import METRICS_VERSION, Metrics, metrics_by_target, outputs_by_target
 from ..worker_pool import worker_count
-from .baselines import DESCRIPTOR_BOOSTING, ECFP4_FOREST, BaselineTable, baseline_report
+from .baselines import DESCRIPTOR_BOOSTING, ECFP4_FOREST, BaselineTable, baseline_report, descriptors_of
 from .fitted import FittedTable, coverage_of
 from .members import NO_FOLD
 from .plots import save_learning_curve, save_test_plot
@@ -79,9 +82,16 @@ def _is_small(prepared: PreparedTable) -> bool:
 
 
 def _baselines(prepared: PreparedTable, settings: FinetuneSettings) -> dict[str, Any]:
-    table = prepared.table
-    baselines = BaselineTable(prepared.read_molecules(), table.labels, prepared.targets, table.split, table.row_weights)
-    return baseline_report(baselines, settings.seed, worker_count(settings.num_workers))
+    table, molecules, workers = prepared.table, prepared.read_molecules(), worker_count(settings.num_workers)
+    if settings.descriptors == RDKIT:
+        # A molecule that failed has none, and is in no part.
+        none = np.full(len(descriptor_names()), np.nan, dtype=np.float32)
+        descriptors = np.stack([none if each.descriptors is None else each.descriptors for each in prepared.molecules])
+    else:
+        about = {"descriptors": descriptor_names(), "rdkit": rdBase.rdkitVersion}
+        descriptors = descriptors_of(molecules, workers, vector_cache_for(settings.conformer_cache, about))
+    baselines = BaselineTable(molecules, table.labels, prepared.targets, table.split, table.row_weights, descriptors)
+    return baseline_report(baselines, settings.seed, workers)
 
 
 def write_outputs(

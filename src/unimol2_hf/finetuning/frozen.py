@@ -1,5 +1,6 @@
 """A kernel head on the frozen vectors of a pretrained model, fitted in closed form."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ..configuration_unimol2 import KERNEL, REGRESSION
+from ..conformers import conformer_versions
 from ..data.progress import stage
 from ..data.splits import TRAIN, VALID
+from ..data.vector_cache import vector_cache_for
 from ..feature_extraction_unimol2 import MODEL_INPUT_NAMES
 from ..modeling_unimol2 import UniMol2ForPropertyPrediction, encoder_options, pooled_states
-from ..models.loading import quiet_transformers
+from ..models.loading import encoder_fingerprint, quiet_transformers
 from ..pipeline_unimol2 import MoleculePipeline
 from .kernel_heads import MOST_CENTERS, KernelHead, fit_kernel_head
 from .members import Members
@@ -70,14 +73,27 @@ def fit_frozen(
 def frozen_vectors(
     model: UniMol2ForPropertyPrediction, prepared: PreparedTable, settings: FinetuneSettings, console: Console
 ) -> list[FloatArray]:
-    """Pooled vectors (conformers, D) of each row; of one that failed there are none."""
+    """Pooled vectors (conformers, D) of each row, from the cache where it has them; none of one that failed."""
     pipeline = _VectorPipeline(model=model, feature_extractor=prepared.extractor)
-    found = []
-    with stage(console, "vectors", len(prepared.molecules)) as advance:
-        for result in pipeline.run_featurized(prepared.molecules, settings.batch_size):
-            found.append(result["vectors"])
+    about = {
+        "encoder": encoder_fingerprint(model),
+        "pooling": model.config.classifier_pooling,
+        "featurizer": asdict(prepared.extractor.settings()),
+        **conformer_versions(),
+    }
+    cache = vector_cache_for(settings.conformer_cache, about)
+    given = prepared.table.molecules
+    found = [None if cache is None else cache.look_up(molecule) for molecule in given]
+    unknown = [(row, made) for row, made in enumerate(prepared.molecules) if found[row] is None]
+    with stage(console, "vectors", len(unknown)) as advance:
+        for row, result in pipeline.run_pairs(unknown, settings.batch_size):
+            found[row] = result["vectors"]
+            if cache is not None:
+                cache.add(given[row], result["vectors"])
             advance(1)
-    return found
+    if cache is not None:
+        cache.write()
+    return [np.asarray(each, dtype=np.float64) for each in found]
 
 
 class _VectorPipeline(MoleculePipeline):

@@ -1,5 +1,7 @@
 """Loading with checks: is it a Uni-Mol2 model, can it be loaded, are all of its weights there."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,8 @@ from .packaged import resolve_model
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 TASK_HEAD = "classifier."
+# Fields of the config that decide an encoder's answers, and that its weights' shapes do not tell.
+_BESIDE_WEIGHTS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "gaussian_max_angstrom", "length_normalizer")
 # What `from_pretrained` raises for a folder, a config or weights that cannot be used.
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
@@ -100,6 +104,16 @@ def load_model(
         raise ModelError(f"{model} {what}: no usable weights for {', '.join(names[:3])} ({len(names)} in all)")
     made: Loaded = loaded
     return made
+
+
+def encoder_fingerprint(model: UniMol2PreTrainedModel) -> str:
+    """Hash of an encoder's weights, and of what else decides its answers; the head and the task do not count."""
+    config = model.config
+    digest = hashlib.blake2b(json.dumps({name: getattr(config, name) for name in _BESIDE_WEIGHTS}).encode())
+    for name, tensor in sorted(model.base_model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
 
 
 def load_feature_extractor(model: str, optional: bool = False, **changes: Any) -> UniMol2FeatureExtractor:
