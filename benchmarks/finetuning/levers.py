@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What each lever gains, and costs, on human liver microsomes (Biogen) and BBBP, seed 0: one `finetune` an arm.
 
-    python benchmarks/finetuning/levers.py --data DIR [--arms "frozen,+ descriptors"] [--tables hlm,bbbp]
+    python benchmarks/finetuning/levers.py --data DIR [--arms "frozen, CLS;fine-tuned"] [--tables hlm,bbbp]
 
 DIR as for run.py, which makes the conformers that this takes from the cache. Writes levers.json and levers.md.
 """
@@ -117,7 +117,7 @@ def _cells(run: dict[str, Any] | None) -> str:
 
 def main(
     data: Annotated[Path, typer.Option(help="folder with the CSV files and splits/")],
-    arms: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
+    arms: Annotated[str, typer.Option(help="semicolons between them; default: all")] = "",
     tables: Annotated[str, typer.Option(help="comma-separated")] = "hlm,bbbp",
     work_dir: Annotated[Path, typer.Option()] = Path("runs/levers"),
 ) -> None:
@@ -125,7 +125,7 @@ def main(
     work_dir.mkdir(parents=True, exist_ok=True)
     results = HERE / "levers.json"
     runs = json.loads(results.read_text()) if results.exists() else []
-    for arm in arms.split(",") if arms else ARMS:
+    for arm in arms.split(";") if arms else ARMS:
         for table in tables.split(","):
             run = run_arm(arm, table, data, work_dir)
             print(arm, table, round(run["value"], 4), round(run["minutes"], 1), "min", flush=True)

@@ -395,9 +395,11 @@ class TestOneRunOneFolder:
         self.finetune(data, tmp_path / "out")
         weights = (tmp_path / "out" / "model.safetensors").read_bytes()
         assert "this run is finished" in self.finetune(data, tmp_path / "out")
-        assert "another job (targets differ)" in self.finetune(data, tmp_path / "out", "logp", code=2)
+        assert "another job (targets was ['tpsa'] and is ['logp'])" in self.finetune(
+            data, tmp_path / "out", "logp", code=2
+        )
         data.write_text(data.read_text().replace("smiles,", "smiles,").replace("CC", "CN", 1))
-        assert "another job (data differ)" in self.finetune(data, tmp_path / "out", code=2)
+        assert "another job (other data)" in self.finetune(data, tmp_path / "out", code=2)
         assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
 
     def test_a_second_process_is_refused(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

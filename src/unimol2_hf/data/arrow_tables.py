@@ -13,24 +13,28 @@ from rdkit import Chem
 from ..conformers import ConformerProvenance
 from ..errors import CoordinatesError, MoleculeError, TableError
 from ..molecules import Molecule
-from .molecule_rows import Columns, MoleculeRow, check_columns
+from .molecule_rows import Columns, Fields, MoleculeRow, check_columns, text_of
 from .number_columns import Kept, numbers_of, width_in_parquet
 
 _COMPANIONS = ("conformers", "provenance", "error", "error_code")
 _GEOMETRY = ("coordinates", "atomic_numbers", "atoms")
 _ROWS_AT_A_TIME = 4096
+_IS_TEXT = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary,
+    pa.types.is_binary_view, pa.types.is_null,
+)  # fmt: skip
 
 Rows = Iterator[MoleculeRow]
 
 
-def open_parquet(files: list[Path], columns: Columns) -> tuple[list[str], Rows]:
-    """Names of the columns that have texts, and rows, of Parquet files.
+def open_parquet(files: list[Path], columns: Columns) -> tuple[Fields, Rows]:
+    """The columns, and rows, of Parquet files.
 
     Raises:
         TableError: no Parquet file, damaged, or without a column that is wanted.
     """
     widths = {name: width_in_parquet(files, name) for name in columns.kept}
-    names = _names_of_texts(_schema_of(files[0], columns))
+    fields = list(_schema_of(files[0], columns))
 
     def rows() -> Iterator[tuple[pa.RecordBatch, list[str]]]:
         for path in files:
@@ -39,21 +43,21 @@ def open_parquet(files: list[Path], columns: Columns) -> tuple[list[str], Rows]:
             read = schema.names if columns.cells else list(dict.fromkeys([*wanted, *widths]))
             yield from ((batch, wanted) for batch in _batches(path, read))
 
-    return names, _rows_of(rows(), columns, widths)
+    return fields, _rows_of(rows(), columns, widths)
 
 
-def open_table(source: Any, columns: Columns) -> tuple[list[str], Rows]:
-    """Names of the columns that have texts, and rows, of a pandas DataFrame, a `datasets.Dataset` or an Arrow table.
+def open_table(source: Any, columns: Columns) -> tuple[Fields, Rows]:
+    """The columns, and rows, of a pandas DataFrame, a `datasets.Dataset` or an Arrow table.
 
     Raises:
         TableError: something else, or without a column that is wanted.
     """
     table = arrow_table(source)
-    check_columns(table.schema.names, _without_absent_smiles(table.schema, columns), "the table")
+    _check_schema(table.schema, columns, "the table")
     wanted = _read(table.schema, columns)
     widths = {name: numbers_of(table[name], name).shape[1] for name in columns.kept}
     batches = ((batch, wanted) for batch in table.to_batches(_ROWS_AT_A_TIME))
-    return _names_of_texts(table.schema), _rows_of(batches, columns, widths)
+    return list(table.schema), _rows_of(batches, columns, widths)
 
 
 def arrow_table(source: Any) -> pa.Table:
@@ -104,8 +108,17 @@ def _schema_of(path: Path, columns: Columns) -> pa.Schema:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise TableError(f"{path} is no Parquet file: {error}") from error
-    check_columns(schema.names, _without_absent_smiles(schema, columns), str(path))
+    _check_schema(schema, columns, str(path))
     return schema
+
+
+def _check_schema(schema: pa.Schema, columns: Columns, where: str) -> None:
+    wanted = _without_absent_smiles(schema, columns)
+    check_columns(schema.names, wanted, where)
+    kind = schema.field(wanted.smiles).type if wanted.smiles else pa.string()
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not any(is_text(kind) for is_text in _IS_TEXT):
+        raise TableError(f"the column {wanted.smiles} of {where} is of type {kind}; give the one that has SMILES")
 
 
 def _without_absent_smiles(schema: pa.Schema, columns: Columns) -> Columns:
@@ -149,32 +162,15 @@ def _rows_of(
     number = 0
     for batch, wanted in batches:
         kept = {name: numbers_of(batch.column(name), name, width) for name, width in widths.items()}
-        texts = _texts(batch) if columns.cells else [{}] * batch.num_rows
+        cells = batch.to_pylist() if columns.cells else [{}] * batch.num_rows
         for index, record in enumerate(batch.select(wanted).to_pylist()):
             of_row = {name: values[index] for name, values in kept.items()}
-            yield _row(number, record, columns, of_row, texts[index])
+            yield _row(number, record, columns, of_row, cells[index])
             number += 1
 
 
-def _texts(batch: pa.RecordBatch) -> list[dict[str, str]]:
-    """Every column's values as the texts that a CSV file would hold."""
-    records = batch.select(_names_of_texts(batch.schema)).to_pylist()
-    return [{name: _text(value) for name, value in record.items()} for record in records]
-
-
-def _names_of_texts(schema: pa.Schema) -> list[str]:
-    """The columns that are no lists or structures."""
-    return [field.name for field in schema if not pa.types.is_nested(field.type)]
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-def _row(number: int, record: Mapping[str, Any], columns: Columns, kept: Kept, cells: Mapping[str, str]) -> MoleculeRow:
-    text, name = _text(record.get(str(columns.smiles))), _text(record.get(columns.id or "id"))
+def _row(number: int, record: Mapping[str, Any], columns: Columns, kept: Kept, cells: Mapping[str, Any]) -> MoleculeRow:
+    text, name = text_of(record.get(str(columns.smiles))), text_of(record.get(columns.id or "id"))
     try:
         molecule, provenance = _molecule_of(record, text)
     except (CoordinatesError, TypeError, ValueError) as error:

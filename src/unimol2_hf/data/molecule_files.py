@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from ..errors import TableError
 from .arrow_tables import hub_data_set, open_parquet, open_table
-from .molecule_rows import Columns, MoleculeRow
+from .molecule_rows import Columns, Fields, MoleculeRow
 from .number_columns import width_in_parquet
 from .text_files import count_of_rows, open_text
 
@@ -24,7 +24,7 @@ def read_molecules(
     - CSV (`.csv`, `.tsv`, `.txt`): comma, semicolon or tab; UTF-8, UTF-16 with its mark, else Windows' Latin-1; a line
       with a wrong number of cells is a row with an error.
     - Excel (`.xlsx`): the first sheet.
-    - SMILES (`.smi`, `.smiles`): SMILES, blank, name; a header line is passed over.
+    - SMILES (`.smi`, `.smiles`, `.cxsmiles`): SMILES, blank, name; with a header, or tabs, columns.
     - SDF (`.sdf`, `.sd`): 3D coordinates are used; drawings (2D) are not, their conformers are generated.
     - Parquet, pandas, `datasets.Dataset`, `hf://datasets/<id>` (its `train` split): may bring coordinates in
       `conformers` (a list of flat lists, with `provenance`), as `unimol2-hf embed --keep-conformers` writes them, or in
@@ -43,8 +43,8 @@ def read_molecules(
     return rows
 
 
-def open_rows(source: Source, columns: Columns) -> tuple[list[str], Iterator[MoleculeRow]]:
-    """Names of a source's columns of texts, none where each record has its own, and rows; see `read_molecules`."""
+def open_rows(source: Source, columns: Columns) -> tuple[Fields, Iterator[MoleculeRow]]:
+    """A source's columns, of an SDF only where cells are asked for, and rows; see `read_molecules`."""
     if not isinstance(source, Path):
         return open_table(source, columns)
     if is_on_hub(source):
@@ -57,12 +57,14 @@ def open_rows(source: Source, columns: Columns) -> tuple[list[str], Iterator[Mol
 
 def check_readable(path: Path) -> None:
     """Raise `TableError` for what is not there, or can be read only once."""
+    if str(path) == "-" or (path.exists() and not path.is_dir() and not path.is_file()):
+        raise TableError(f"{path} is a pipe or a device, which can be read only once; save it to a file")
     if not path.exists():
         raise TableError(f"{path} does not exist")
-    if not path.is_dir() and not path.is_file():
-        raise TableError(f"{path} is a pipe or a device, which can be read only once; save it to a file")
     if path.is_dir() and not files_of(path):
-        raise TableError(f"{path} is a folder without .parquet files")
+        below = next(path.rglob("*.parquet"), None)
+        told = f"; its sub-folders have some: give one, such as {below.parent}" if below else ""
+        raise TableError(f"{path} is a folder without .parquet files{told}")
 
 
 def is_on_hub(path: Path) -> bool:

@@ -1,14 +1,18 @@
 """What a row of a source of molecules is, and which columns to read of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..conformers import ConformerProvenance
 from ..errors import TableError
 from ..molecules import Molecule
+
+Fields = list[pa.Field]
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class MoleculeRow:
         molecule: what the featurizer gets: a SMILES, a molecule, a SMILES with coordinates, or why there is none.
         provenance: of the coordinates that the file brings along, where it tells.
         kept: numbers (width,) of the columns that were to be kept, NaN where missing.
-        cells: the row's texts by column, where they were asked for.
+        cells: the row's values by column, as the source has them, where they were asked for.
     """
 
     number: int
@@ -31,7 +35,7 @@ class MoleculeRow:
     molecule: Molecule
     provenance: tuple[ConformerProvenance, ...] = ()
     kept: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    cells: Mapping[str, str] = field(default_factory=dict)
+    cells: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,25 @@ class Columns:
         smiles: column of SMILES; `None` where molecules are atoms and coordinates.
         id: column, or property of an SDF record.
         kept: columns of numbers.
-        cells: whether to give every column's text.
+        cells: whether to give every column's value.
     """
 
     smiles: str | None = "smiles"
     id: str | None = None
     kept: tuple[str, ...] = ()
     cells: bool = False
+
+
+def text_fields(names: Iterable[str]) -> Fields:
+    """Columns of texts."""
+    return [pa.field(name, pa.string()) for name in names]
+
+
+def text_of(value: Any) -> str:
+    """A value as a CSV file has it."""
+    if value is None:
+        return ""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def check_columns(names: Sequence[str], columns: Columns, where: str) -> None:

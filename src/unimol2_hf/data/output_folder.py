@@ -15,10 +15,12 @@ from .atomic_files import make_output_folder, write_json_whole
 from .molecule_files import Source, check_readable, files_of, is_on_hub
 
 JOB_FILE, SUMMARY_FILE, LOCK_FILE = "job.json", "summary.json", ".lock"
-# 1 was version 0.1's.
-JOB_FORMAT = 2
+# 1 was version 0.1's; up to 2 only a file's first MiB was looked at.
+JOB_FORMAT, _WHOLE_FILES = 3, 3
 _FINGERPRINT_BYTES = 2**20
 _LOCK_SECONDS = 4
+_DATA = ("source", "data")  # files
+_HASHES = {"source": "another source", "data": "other data", "model": "another model"}
 
 
 @contextmanager
@@ -69,10 +71,12 @@ def start_or_continue(
         # will be computed any more, so nothing can come from another model.
         if content.get("format", 1) < JOB_FORMAT and (output_dir / SUMMARY_FILE).exists():
             recorded.pop("model", None)
+        if content.get("format", 1) < _WHOLE_FILES:
+            recorded, job = (_with_sizes_only(each) for each in (recorded, job))
         different = sorted(_differences(recorded, job))
         if different:
             raise OutputFolderError(
-                f"{output_dir} holds the output of another job ({', '.join(different)} differ); "
+                f"{output_dir} holds the output of another job ({'; '.join(different)}); "
                 "choose another folder or delete it"
             )
         return
@@ -81,18 +85,28 @@ def start_or_continue(
     write_json_whole(path, {"format": JOB_FORMAT, "job": job, "about": dict(about or {})})
 
 
+def _with_sizes_only(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Of large files the hashes of an earlier version say something else."""
+    return {
+        name: [[size, digest if size <= _FINGERPRINT_BYTES else ""] for size, digest in content]
+        if name in _DATA
+        else content
+        for name, content in job.items()
+    }
+
+
 def _differences(recorded: Mapping[str, Any], job: Mapping[str, Any]) -> Iterator[str]:
-    for name in set(recorded) - {"settings"}:
-        if recorded.get(name) != job.get(name):
-            yield name
-    before, now = recorded.get("settings", {}), job["settings"]
-    for name in {*before, *now}:
-        if before.get(name) != now.get(name):
-            yield name
+    for name in {*recorded, *job}:
+        before, now = recorded.get(name), job.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from _differences(before, now)
+        elif before != now:
+            # A hash says nothing to a reader.
+            yield _HASHES[name] if name in _HASHES else f"{name} was {before!r} and is {now!r}"
 
 
 def fingerprint_of_source(source: Source) -> list[list[Any]]:
-    """Size and hash of each file's first MiB, or of a table in memory: the same data, wherever it lies.
+    """Size and hash of each file, or of a table in memory: the same data, wherever it lies.
 
     Raises:
         TableError: there is no such source, or it can be read only once.
@@ -107,7 +121,7 @@ def fingerprint_of_source(source: Source) -> list[list[Any]]:
     prints: list[list[Any]] = []
     for path in files_of(source):
         with path.open("rb") as file:
-            digest = hashlib.blake2b(file.read(_FINGERPRINT_BYTES))
+            digest = hashlib.file_digest(file, hashlib.blake2b)
         prints.append([path.stat().st_size, digest.hexdigest()[:32]])
     return prints
 

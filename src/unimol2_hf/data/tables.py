@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+import pyarrow as pa
 
 from ..errors import TableError
 from ..molecules import Molecule
 from .molecule_files import Source, open_rows
-from .molecule_rows import Columns
+from .molecule_rows import Columns, text_of
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ def read_table(source: Source, smiles_column: str = "smiles") -> MoleculeTable:
     Raises:
         TableError: it cannot be read, lacks the column of SMILES, or has a column twice.
     """
-    names, rows = open_rows(source, Columns(smiles_column, cells=True))
+    fields, rows = open_rows(source, Columns(smiles_column, cells=True))
     read = list(rows)
-    # Records of an SDF have columns of their own.
-    found = names or list(dict.fromkeys(name for row in read for name in row.cells))
-    cells = pd.DataFrame([row.cells for row in read], columns=found, dtype=object).fillna("")
+    names = [field.name for field in fields if not pa.types.is_nested(field.type)]
+    texts = [[text_of(row.cells.get(name)) for name in names] for row in read]
+    cells = pd.DataFrame(texts, columns=names, dtype=object)
     return MoleculeTable([row.smiles for row in read], [row.molecule for row in read], cells)
 
 

@@ -6,10 +6,12 @@ import csv
 import gzip
 import io
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,12 +19,17 @@ from rdkit import Chem, rdBase
 
 from ..errors import MoleculeError, SanitizationError, TableError
 from ..molecules import Molecule
-from .molecule_rows import Columns, MoleculeRow, check_columns
+from .molecule_rows import Columns, Fields, MoleculeRow, check_columns, text_fields
 from .number_columns import number_in_text
 
-_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_SMILES_HEADERS = ("smiles", "canonical_smiles", "smi")
-_RECORD_END = "$$$$"
+# How a compressed file begins, whatever it is called.
+_OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_COMPRESSED = (".gz", ".bz2", ".xz")
+_ZIP = b"PK\x03\x04"
+# First words of a header, besides all that have "smiles" in them; none of them is a SMILES.
+_SMILES_HEADERS = ("smi", "structure", "structures", "molecule", "mol", "compound")
+_RECORD_END, _MOLECULE_END = "$$$$", "M  END"
+_DATA_ITEM = re.compile(r">.*<([^>]*)>")
 # One quoted cell may hold much; an unclosed quote must not swallow a whole library.
 _LARGEST_CELL = 1_000_000
 # Characters of a line, blank lines in a row, lines of a record: what decompresses to more is no file of molecules.
@@ -30,33 +37,49 @@ _LONGEST_LINE, _MOST_BLANK, _MOST_LINES = 10_000_000, 1_000_000, 1_000_000
 _SNIFFED_BYTES, _SNIFFED_AT_ONCE = 2**20, 2**16
 _COUNTED_BYTES = 2**31
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_READABLE = ".csv, .tsv, .txt, .smi, .smiles, .sdf, .sd (also .gz, .bz2, .xz), .xlsx or .parquet"
+_READABLE = ".csv, .tsv, .txt, .smi, .smiles, .cxsmiles, .sdf, .sd (also .gz, .bz2, .xz), .xlsx or .parquet"
 _UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 Rows = Iterator[MoleculeRow]
 
 
-def open_text(path: Path, columns: Columns) -> tuple[list[str], Rows]:
-    """Names of the columns, and rows, of a text file or Excel sheet.
+def open_text(path: Path, columns: Columns) -> tuple[Fields, Rows]:
+    """The columns, and rows, of a text file or Excel sheet.
 
     Raises:
         TableError: an unknown kind, no such column, a file that cannot be read.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    opener = _OPENERS.get(suffixes[-1] if suffixes else "", open)
-    kind = suffixes[-2] if opener is not open and len(suffixes) > 1 else path.suffix.lower()
+    suffixes = [suffix.lower() for suffix in path.suffixes] or [""]
+    kind = suffixes[-2] if suffixes[-1] in _COMPRESSED and len(suffixes) > 1 else suffixes[-1]
+    opener = _opener_of(path, kind)
     if kind in (".xlsx", ".xlsm"):
         return _open_cells(_sheet(path), columns, path)
     if kind == ".xls":
         raise TableError(f"{path} is an Excel file of the old kind; save it as .xlsx or CSV")
     if kind not in _TEXT_READERS:
         raise TableError(f"{path} is of no known kind; use {_READABLE}")
-    return _TEXT_READERS[kind](_lines(path, opener), columns, path)
+    reader = _TEXT_READERS[kind]
+    if reader is _open_sdf and columns.cells:
+        names = _sdf_names(_lines(path, opener), path)
+        return text_fields(names), _open_sdf(_lines(path, opener), columns, path)[1]
+    return reader(_lines(path, opener), columns, path)
+
+
+def _opener_of(path: Path, kind: str) -> Callable[..., Any]:
+    """By the first bytes: files are given names that do not say how they are compressed."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise TableError(f"{path} cannot be read: {error}") from error
+    if start.startswith(_ZIP) and kind not in (".xlsx", ".xlsm"):
+        raise TableError(f"{path} is a zip archive; unpack it")
+    return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), open)
 
 
 def count_of_rows(path: Path) -> int | None:
     """Lines, or records of an SDF; `None` for what is compressed, a spreadsheet or large."""
-    if path.suffix.lower() in (*_OPENERS, ".xlsx", ".xlsm") or path.stat().st_size > _COUNTED_BYTES:
+    if path.suffix.lower() in (*_COMPRESSED, ".xlsx", ".xlsm") or path.stat().st_size > _COUNTED_BYTES:
         return None
     wanted = _RECORD_END.encode() if path.suffix.lower() in (".sdf", ".sd") else b"\n"
     with path.open("rb") as file:
@@ -113,7 +136,7 @@ def _without_trailing(rows: Iterable[Any], is_blank: Callable[[Any], bool]) -> I
             raise TableError(f"more than {_MOST_BLANK:,} blank lines in a row; this is no file of molecules")
 
 
-def _open_csv(lines: Iterator[str], columns: Columns, path: Path) -> tuple[list[str], Rows]:
+def _open_csv(lines: Iterator[str], columns: Columns, path: Path) -> tuple[Fields, Rows]:
     return _open_cells(_csv_cells(lines, path), columns, path)
 
 
@@ -145,13 +168,13 @@ def _sheet(path: Path) -> Iterator[list[str]]:
         raise TableError(f"{path} is no Excel file that can be read ({error}); save it anew, or as CSV") from error
 
 
-def _open_cells(cells: Iterator[list[str]], columns: Columns, path: Path) -> tuple[list[str], Rows]:
+def _open_cells(cells: Iterator[list[str]], columns: Columns, path: Path) -> tuple[Fields, Rows]:
     header = next(cells, [])
     check_columns(header, columns, str(path))
     if columns.smiles is None:
         raise TableError(f"{path} needs a column of SMILES; atoms and coordinates are read from Parquet")
     filled = _without_trailing(cells, lambda row: not any(row))
-    return header, (_cells_row(number, row, header, columns) for number, row in enumerate(filled))
+    return text_fields(header), (_cells_row(number, row, header, columns) for number, row in enumerate(filled))
 
 
 def _cells_row(number: int, row: list[str], header: list[str], columns: Columns) -> MoleculeRow:
@@ -180,34 +203,103 @@ def _with_kept(
         return MoleculeRow(number, identifier, smiles, error, cells=cells)
 
 
-def _open_smiles(lines: Iterator[str], columns: Columns, path: Path) -> tuple[list[str], Rows]:
-    if columns.kept:
-        raise TableError(f"{path} has no columns to keep ({', '.join(columns.kept)}); give a CSV or Parquet file")
-    if columns.id:
-        raise TableError(f"{path} has no column {columns.id}: what follows a SMILES is its id; leave the option out")
-    names = [str(columns.smiles), "id"]
-    texts = map(_split_smiles_line, _without_trailing((line.strip() for line in lines), lambda text: not text))
-    rows = (text for number, text in enumerate(texts) if number or text[0].lower() not in _SMILES_HEADERS)
+def _open_smiles(lines: Iterator[str], columns: Columns, path: Path) -> tuple[Fields, Rows]:
+    """SMILES, blank, name; or, with a header or with tabs, columns, of which the first has the SMILES."""
+    texts = _without_trailing((line.strip("\r\n ") for line in lines), lambda text: not text.strip())
+    beginning = list(islice(texts, 1))
+    first = beginning[0] if beginning else ""
+    _check_blanks(first, path)
+    has_header = _is_smiles_header(first)
+    if has_header:
+        names = first.split("\t") if "\t" in first else first.split()
+        names = [name.strip().lstrip("#") for name in names]
+        names = names if len(names) > 1 else [*names, "id"]
+    else:
+        texts = chain(beginning, texts)
+        names = [str(columns.smiles), "id", *(f"column_{number}" for number in range(3, 1 + len(first.split("\t"))))]
+    place = names.index(str(columns.smiles)) if has_header and columns.smiles in names else 0
+    known = names if has_header else []
+    for name in (*columns.kept, *([columns.id] if columns.id else [])):
+        if name not in known:
+            told = f"its columns are: {', '.join(known)}" if known else "it has no header, and what follows is the id"
+            raise TableError(f"{path} has no column {name}: {told}; leave the option out, or give a CSV file")
+    check_columns(names, Columns(names[place], columns.id, columns.kept, columns.cells), str(path))
 
-    def row_of(number: int, smiles: str, name: str) -> MoleculeRow:
-        cells = dict(zip(names, (smiles, name), strict=True)) if columns.cells else {}
-        return MoleculeRow(number, name, smiles, smiles, cells=cells)
+    def row_of(number: int, line: str) -> MoleculeRow:
+        cells = _smiles_cells(line, len(names))
+        texts = dict(zip(names, cells, strict=False))
+        identifier, smiles = texts[columns.id or names[1 if place == 0 else 0]], texts[names[place]]
+        shown = texts if columns.cells else {}
+        if len(cells) > len(names):
+            told = f"the row has {len(cells)} cells, the first line {len(names)}"
+            return MoleculeRow(number, identifier, smiles, MoleculeError(told), cells=shown)
+        return _with_kept(number, identifier, smiles, smiles, {name: texts[name] for name in columns.kept}, shown)
 
-    return names, (row_of(number, *text) for number, text in enumerate(rows))
-
-
-def _split_smiles_line(line: str) -> tuple[str, str]:
-    """SMILES, with its CXSMILES extension if it has one, and name."""
-    smiles, _, rest = line.replace("\t", " ").partition(" ")
-    rest = rest.strip()
-    if rest.startswith("|") and "|" in rest[1:]:
-        extension, _, rest = rest[1:].partition("|")
-        smiles = f"{smiles} |{extension}|"
-    return smiles, rest.strip()
+    return text_fields(names), (row_of(number, line) for number, line in enumerate(texts))
 
 
-def _open_sdf(lines: Iterator[str], columns: Columns, path: Path) -> tuple[list[str], Rows]:
+def _check_blanks(first: str, path: Path) -> None:
+    word = first.replace("\t", " ").partition(" ")[0]
+    if "," in word or ";" in word:
+        raise TableError(
+            f"{path} begins with {first[:80]!r}: columns of a SMILES file stand apart by blanks or tabs; name it .csv"
+        )
+
+
+def _is_smiles_header(line: str) -> bool:
+    word = line.replace("\t", " ").strip().partition(" ")[0].lower().lstrip("#")
+    return "smiles" in word or word in _SMILES_HEADERS
+
+
+def _smiles_cells(line: str, count: int) -> list[str]:
+    """At least so many cells; a SMILES keeps its CXSMILES extension, and without tabs the last cell its blanks."""
+    if "\t" in line:
+        cells = [cell.strip() for cell in line.split("\t")]
+        if len(cells) > 1 and cells[1].startswith("|") and cells[1].endswith("|") and len(cells[1]) > 1:
+            cells[:2] = [f"{cells[0]} {cells[1]}"]
+    else:
+        smiles, _, rest = line.strip().partition(" ")
+        rest = rest.strip()
+        if rest.startswith("|") and "|" in rest[1:]:
+            extension, _, rest = rest[1:].partition("|")
+            smiles = f"{smiles} |{extension}|"
+        cells = [smiles, *rest.strip().split(None, count - 2)]
+    return cells + [""] * (count - len(cells))
+
+
+def _open_sdf(lines: Iterator[str], columns: Columns, path: Path) -> tuple[Fields, Rows]:
     return [], (_sdf_row(number, block, columns) for number, block in enumerate(_records(lines, path)))
+
+
+def _sdf_names(lines: Iterator[str], path: Path) -> list[str]:
+    """The columns of all records, each of which has its own data items."""
+    names = {"smiles": None, "id": None}
+    for block in _records(lines, path):
+        names |= dict.fromkeys(_data_items(block[_end_of_molecule(block) :]))
+    return list(names)
+
+
+def _end_of_molecule(block: list[str]) -> int:
+    """The line at which data items begin."""
+    for index, line in enumerate(block):
+        if line.startswith(_MOLECULE_END):
+            return index + 1
+    return next((index for index, line in enumerate(block) if _DATA_ITEM.match(line)), len(block))
+
+
+def _data_items(lines: list[str]) -> dict[str, str]:
+    """Values by name, each up to a blank line or the next item."""
+    items: dict[str, list[str]] = {}
+    value: list[str] | None = None
+    for line in lines:
+        header = _DATA_ITEM.match(line)
+        if header:
+            value = items[header[1].strip() or "unnamed"] = []
+        elif not line.strip():
+            value = None
+        elif value is not None:
+            value.append(line.rstrip())
+    return {name: "\n".join(value) for name, value in items.items()}
 
 
 def _records(lines: Iterator[str], path: Path) -> Iterator[list[str]]:
@@ -226,21 +318,20 @@ def _records(lines: Iterator[str], path: Path) -> Iterator[list[str]]:
 
 
 def _sdf_row(number: int, block: list[str], columns: Columns) -> MoleculeRow:
-    title = block[0].strip() if block else ""
+    end = _end_of_molecule(block)
+    items = _data_items(block[end:])
+    title = items.get(columns.id, "") if columns.id else block[0].strip() if block else ""
+    cells = {"smiles": "", "id": title, **items} if columns.cells else {}
     reason = "RDKit cannot read the record; check its counts line and valences"
-    cells: dict[str, str] = {"smiles": "", "id": title} if columns.cells else {}
     with rdBase.BlockLogs():
         try:
-            molecule = _molecule_of(block)
+            molecule = _molecule_of(block[:end])
             if molecule is None:
                 return MoleculeRow(number, title, "", SanitizationError(reason), cells=cells)
-            kept = {name: molecule.GetProp(name) if molecule.HasProp(name) else None for name in columns.kept}
-            if columns.id:
-                title = molecule.GetProp(columns.id) if molecule.HasProp(columns.id) else ""
             smiles = Chem.MolToSmiles(Chem.RemoveHs(molecule, sanitize=False))
             if columns.cells:
-                cells = {"smiles": smiles, "id": title, **{n: molecule.GetProp(n) for n in molecule.GetPropNames()}}
-            return _with_kept(number, title, smiles, molecule, kept, cells)
+                cells = {"smiles": smiles, "id": title, **items}
+            return _with_kept(number, title, smiles, molecule, {name: items.get(name) for name in columns.kept}, cells)
         except (RuntimeError, ValueError, UnicodeError) as error:
             return MoleculeRow(number, title, "", SanitizationError(f"{reason}: {error}"), cells=cells)
 
@@ -252,12 +343,13 @@ def _molecule_of(block: list[str]) -> Chem.Mol | None:
     return supplier[0] if len(supplier) else None
 
 
-_TEXT_READERS: dict[str, Callable[[Iterator[str], Columns, Path], tuple[list[str], Rows]]] = {
+_TEXT_READERS: dict[str, Callable[[Iterator[str], Columns, Path], tuple[Fields, Rows]]] = {
     ".csv": _open_csv,
     ".tsv": _open_csv,
     ".txt": _open_csv,
     ".smi": _open_smiles,
     ".smiles": _open_smiles,
+    ".cxsmiles": _open_smiles,
     ".sdf": _open_sdf,
     ".sd": _open_sdf,
 }
