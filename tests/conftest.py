@@ -21,6 +21,7 @@ from unimol2_hf import (
     UniMol2Config,
     UniMol2FeatureExtractor,
     UniMol2ForPreTraining,
+    UniMol2ForPropertyPrediction,
     UniMol2ForPropertyRegression,
 )
 from unimol2_hf.data.settings import CACHE_VARIABLE
@@ -81,6 +82,21 @@ def property_model(tiny_checkpoint: ReferenceCheckpoint) -> UniMol2ForPropertyRe
     model = convert_checkpoint(tiny_checkpoint)
     assert isinstance(model, UniMol2ForPropertyRegression)
     return model
+
+
+@pytest.fixture(scope="session")
+def property_dir(tmp_path_factory: pytest.TempPathFactory, extractor: UniMol2FeatureExtractor) -> str:
+    """Folder of a model with a number and three classes, and a fitted head as far as anyone can tell."""
+    torch.manual_seed(0)
+    config = UniMol2Config.from_scale("micro")
+    phase = {"name": "phase", "kind": "multiclass", "classes": ["gas", "liquid", "solid"]}
+    config.set_targets([{"name": "logd", "kind": "regression", "mean": 1.0, "std": 2.0}, phase])
+    model = UniMol2ForPropertyPrediction(config)
+    torch.nn.init.normal_(model.classifier.out_proj.bias)
+    folder = str(tmp_path_factory.mktemp("property"))
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

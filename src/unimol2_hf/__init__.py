@@ -53,6 +53,7 @@ _EXPORTS = {
     "UnsupportedAtomError": "errors",
     "export_with_code": "hub.export",
     "keep_freed_memory": "jobs.memory",
+    "similarity": "jobs.neighbours",
 }
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from .feature_extraction_unimol2 import UniMol2FeatureExtractor as UniMol2FeatureExtractor
     from .hub.export import export_with_code as export_with_code
     from .jobs.memory import keep_freed_memory as keep_freed_memory
+    from .jobs.neighbours import similarity as similarity
     from .modeling_unimol2 import UniMol2ForPreTraining as UniMol2ForPreTraining
     from .modeling_unimol2 import UniMol2ForPropertyClassification as UniMol2ForPropertyClassification
     from .modeling_unimol2 import UniMol2ForPropertyPrediction as UniMol2ForPropertyPrediction

@@ -206,7 +206,11 @@ class UniMol2Config(PreTrainedConfig):
     @property
     def pooled_size(self) -> int:
         """Width of the vector that the task head reads of the encoder."""
-        return self.hidden_size * (2 if self.classifier_pooling in ("cls_mean", "layers_mean") else 1)
+        return self.pooled_size_of(self.classifier_pooling)
+
+    def pooled_size_of(self, pooling: str) -> int:
+        """Width of a molecule's vector in a pooling."""
+        return self.hidden_size * (2 if pooling in ("cls_mean", "layers_mean") else 1)
 
     @property
     def target_names(self) -> list[str]:

@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -50,7 +52,7 @@ def map_in_order(
     start = multiprocessing.get_context("fork" if "fork" in methods else None)
     remaining = iter(pairs)
     most_pending = num_workers * max(1, read_ahead // _CHUNK)
-    with ProcessPoolExecutor(num_workers, start, _end_with_parent, (os.getpid(),)) as pool:
+    with _pool(ProcessPoolExecutor(num_workers, start, _begin, (os.getpid(),))) as pool:
         pending: deque[tuple[list[Context], Future[list[Result]]]] = deque()
         broken: Exception | None = None
         while broken is None:
@@ -70,8 +72,23 @@ def _results(contexts: Sequence[Context], future: Future[list[Result]]) -> Itera
     return zip(contexts, future.result(), strict=True)
 
 
-def _end_with_parent(parent: int) -> None:
-    """Let a worker end when its parent was killed: the pool's own clean-up never ran, and it would wait for ever."""
+@contextmanager
+def _pool(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """A pool that ends at once where its work is broken off; its own way is to finish all that was submitted."""
+    try:
+        yield pool
+    except BaseException:
+        workers = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
+        raise
+    pool.shutdown()
+
+
+def _begin(parent: int) -> None:
+    """Leave interrupts to the parent, and end when it was killed: without its clean-up a worker waits for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

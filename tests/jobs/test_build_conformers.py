@@ -171,7 +171,7 @@ class TestJobs:
         source = write_smiles(tmp_path / "in.csv", SMILES)
         run(source, tmp_path / "out")
         monkeypatch.setattr("unimol2_hf.conformers.LADDER_VERSION", 1)
-        with pytest.raises(OutputFolderError, match="ladder was .* and is 1"):
+        with pytest.raises(OutputFolderError, match=r"ladder was .* and is 1"):
             run(source, tmp_path / "out")
 
     @pytest.mark.parametrize("bad", [{"num_conformers": -1}, {"rows_per_shard": 0}, {"seed": -1}, {"max_atoms": 0}])

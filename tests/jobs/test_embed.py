@@ -33,14 +33,15 @@ from unimol2_hf import (
 )
 from unimol2_hf.conformers import LADDER_VERSION
 from unimol2_hf.data.shards import PROVENANCE, finished_shards
-from unimol2_hf.jobs.embed import EmbedSummary, embed
+from unimol2_hf.jobs.embed import embed
+from unimol2_hf.jobs.library_job import RowSummary
 from unimol2_hf.jobs.settings import EmbedSettings
 from unimol2_hf.pipeline_unimol2 import MoleculeEmbeddingPipeline
 
 pytestmark = pytest.mark.numerical
 
 SMILES = [*MIXED_SMILES[:20], "C1CC", "", "[H][H]", "CCO"]
-Job = Callable[..., EmbedSummary]
+Job = Callable[..., RowSummary]
 QUIET = Console(quiet=True)
 
 
@@ -61,7 +62,7 @@ def library(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path, library: Path, model_dir: str) -> Job:
-    def run(name: str = "out", source: Path = library, **settings: Any) -> EmbedSummary:
+    def run(name: str = "out", source: Path = library, **settings: Any) -> RowSummary:
         settings = {"model": model_dir, "num_workers": 0, "rows_per_shard": 5, **settings}
         return embed(source, tmp_path / name, EmbedSettings(**settings), Console(quiet=True))
 
@@ -92,7 +93,7 @@ def test_one_row_for_each_row(tmp_path: Path, job: Job, model_dir: str) -> None:
     assert failed["error_code"].tolist() == ["smiles", "empty", "empty"]
     assert table["error_code"].isna().tolist() == table["error"].isna().tolist()
     assert failed["embedding"].isna().all()
-    assert summary == EmbedSummary(rows=len(SMILES), failed=3, flat=0)
+    assert summary == RowSummary(rows=len(SMILES), failed=3, flat=0)
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == {"rows": len(SMILES), "failed": 3, "flat": 0}
     model = UniMol2Model.from_pretrained(model_dir).eval()
     pipeline = MoleculeEmbeddingPipeline(model=model, feature_extractor=UniMol2FeatureExtractor())
@@ -259,7 +260,7 @@ def test_bad_settings_are_told_first(tmp_path: Path, job: Job, model_dir: str) -
 def test_an_empty_library_is_done_at_once(tmp_path: Path, job: Job) -> None:
     empty = tmp_path / "empty.smi"
     empty.touch()
-    assert job(source=empty) == EmbedSummary()
+    assert job(source=empty) == RowSummary()
 
 
 def test_command_line(tmp_path: Path, library: Path, model_dir: str) -> None:

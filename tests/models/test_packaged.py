@@ -13,7 +13,7 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTrainin
 
 from unimol2_hf import NANO, UniMol2Config, UniMol2FeatureExtractor
 from unimol2_hf.finetuning.settings import FinetuneSettings
-from unimol2_hf.jobs.embed import load_embedding_pipeline
+from unimol2_hf.jobs.embed import EmbedJob
 from unimol2_hf.jobs.settings import EmbedSettings
 from unimol2_hf.models.packaged import resolve_model
 from unimol2_hf.pretraining.collator import DataCollatorForUniMol2Pretraining
@@ -86,7 +86,9 @@ def test_nothing_is_reported_as_unexpected() -> None:
 def test_every_default_is_it() -> None:
     assert FinetuneSettings(targets=("a",)).model == NANO_NAME
     assert EmbedSettings().model == NANO_NAME
-    assert load_embedding_pipeline(EmbedSettings(device="cpu")).model.config.num_hidden_layers == 6
+    assert (
+        EmbedJob(EmbedSettings(device="cpu"), Path(), model="unimol2-nano").pipeline.model.config.num_hidden_layers == 6
+    )
 
 
 def test_names_are_resolved() -> None:

@@ -1,4 +1,4 @@
-"""The commands: `unimol2-hf finetune`, `predict`, `embed`, `conformers build`, `conformers stats`, `pretrain`."""
+"""The commands: `unimol2-hf finetune`, `predict`, `embed`, `neighbours`, `conformers build|stats`, `pretrain`."""
 
 import sys
 from dataclasses import replace
@@ -13,13 +13,20 @@ from rich.markup import escape
 from ..errors import UniMol2Error
 from ..finetuning.settings import FinetuneSettings
 from ..jobs.memory import keep_freed_memory
-from ..jobs.settings import BuildSettings, EmbedSettings, PredictSettings, RaySettings, StatisticsSettings
+from ..jobs.settings import (
+    BuildSettings,
+    EmbedSettings,
+    NeighbourSettings,
+    PredictSettings,
+    RaySettings,
+    StatisticsSettings,
+)
 from ..pretraining.settings import PretrainSettings
 from ..settings_unimol2 import FeaturizerOverrides
 from .options import DEFAULTS, FLAT, names_in, settings_file, with_featurizer
 from .threads import let_waiting_threads_sleep
 
-USAGE_ERROR = 2
+USAGE_ERROR, INTERRUPTED = 2, 130
 
 app = App(
     name="unimol2-hf",
@@ -28,7 +35,10 @@ app = App(
     default_parameter=DEFAULTS,
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
+# cyclopts would end without a word.
+app.meta.suppress_keyboard_interrupt = False
 conformers = App(name="conformers", help="Libraries of conformers to pretrain on.")
 app.command(conformers)
 
@@ -49,6 +59,9 @@ def main(tokens: list[str] | None = None) -> None:
     except UniMol2Error as error:
         Console().print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt:
+        Console().print("interrupted; what is finished is kept, the same command goes on", highlight=False)
+        sys.exit(INTERRUPTED)
 
 
 @app.meta.default
@@ -90,14 +103,17 @@ def predict(
     data: Molecules,
     /,
     *,
-    output: Annotated[Path, Parameter(help="CSV to write: the input with predictions and errors added")],
+    output: Annotated[
+        Path, Parameter(help="X.csv or X.parquet, or a folder for Parquet shards; an interrupted job goes on there")
+    ],
     settings: Annotated[PredictSettings, FLAT] = PredictSettings(),
     overrides: Overrides = FeaturizerOverrides(),
+    ray: Annotated[RaySettings, FLAT] = RaySettings(),
 ) -> None:
-    """Predict properties for every row of a table; a row that fails keeps its reason."""
-    from ..jobs.predict import predict as run
+    """Predict properties for every row of a library; a row that fails keeps its reason."""
+    from ..jobs.predict import predict_job
 
-    run(model, data, output, with_featurizer(settings, overrides), Console())
+    _run(predict_job(model, data, output, with_featurizer(settings, overrides)), data, ray)
 
 
 @app.command
@@ -111,15 +127,23 @@ def embed(
     ray: Annotated[RaySettings, FLAT] = RaySettings(),
 ) -> None:
     """Embed every row of a library into Parquet shards; a row that fails keeps its reason."""
-    settings = with_featurizer(settings, overrides)
-    if ray.ray:
-        from ..jobs.on_ray import embed_with_ray
+    from ..jobs.embed import embed_job
 
-        embed_with_ray(source, output_dir, settings, ray, Console())
-    else:
-        from ..jobs.embed import embed as run
+    _run(embed_job(source, output_dir, with_featurizer(settings, overrides)), source, ray)
 
-        run(source, output_dir, settings, Console())
+
+@app.command
+def neighbours(
+    embeddings: Annotated[Path, Parameter(help="folder that `embed` wrote")],
+    query: Annotated[str, Parameter(help="SMILES, a file of molecules, or another folder that `embed` wrote")],
+    /,
+    *,
+    settings: Annotated[NeighbourSettings, FLAT] = NeighbourSettings(),
+) -> None:
+    """Find the molecules of an embedded library that are most like a query: exact, by the cosine of the vectors."""
+    from ..jobs.neighbours import neighbours as run
+
+    run(embeddings, query, settings, Console())
 
 
 @conformers.command
@@ -129,12 +153,24 @@ def build(
     /,
     *,
     settings: Annotated[BuildSettings, FLAT] = BuildSettings(),
+    ray: Annotated[RaySettings, FLAT] = RaySettings(),
 ) -> None:
     """Make conformers of every molecule, once each; a row that fails or comes again keeps its reason."""
-    from ..jobs.build_conformers import build_conformers
+    from ..jobs.build_conformers import build_job
 
     settings = replace(settings, keep_columns=names_in(settings.keep_columns) or None)
-    build_conformers(source, output_dir, settings, Console())
+    _run(build_job(source, output_dir, settings), source, ray)
+
+
+def _run(job: Any, source: Path, ray: RaySettings) -> None:
+    if ray.ray:
+        from ..jobs.on_ray import run_on_ray
+
+        run_on_ray(job, source, ray, Console())
+    else:
+        from ..jobs.library_job import run_job
+
+        run_job(job, source, Console())
 
 
 @conformers.command

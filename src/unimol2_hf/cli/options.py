@@ -12,7 +12,16 @@ from cyclopts.config import Yaml
 
 from ..errors import SettingsError
 from ..finetuning.settings import FinetuneSettings
-from ..jobs.settings import RAY, BuildSettings, EmbedSettings, PredictSettings, RaySettings, StatisticsSettings
+from ..jobs.settings import (
+    RANKING,
+    RAY,
+    BuildSettings,
+    EmbedSettings,
+    NeighbourSettings,
+    PredictSettings,
+    RaySettings,
+    StatisticsSettings,
+)
 from ..pretraining.settings import PretrainSettings
 from ..settings_unimol2 import (
     CONFORMERS,
@@ -31,7 +40,7 @@ Made = TypeVar("Made", bound=Settings)
 # Every option of a class is one of the command's.
 FLAT = Parameter(name="*")
 # Headings in the order in which they are listed, after what has none and those of a single command.
-GROUPS = (TRAINING, CONFORMERS, OUTPUT, MACHINE, RAY)
+GROUPS = (TRAINING, CONFORMERS, OUTPUT, RANKING, MACHINE, RAY)
 # Lists are repeated or comma-separated; nothing asks for an empty one.
 DEFAULTS = Parameter(negative_iterable=())
 
@@ -134,6 +143,7 @@ for _each in (
     EmbedSettings,
     RaySettings,
     BuildSettings,
+    NeighbourSettings,
     StatisticsSettings,
     PretrainSettings,
 ):

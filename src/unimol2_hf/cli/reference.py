@@ -12,6 +12,7 @@ from ..jobs.settings import (
     OTHER_DEFAULTS,
     BuildSettings,
     EmbedSettings,
+    NeighbourSettings,
     PredictSettings,
     RaySettings,
     StatisticsSettings,
@@ -23,9 +24,10 @@ FILE = Path(__file__).with_name("OPTIONS.md")
 # Of each command what stands before its options, and whether it takes the featurizer's.
 COMMANDS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("finetune DATA --output-dir DIR", (FinetuneSettings, FeaturizerSettings)),
-    ("predict MODEL DATA --output FILE", (PredictSettings, FeaturizerSettings)),
+    ("predict MODEL DATA --output FILE_OR_DIR", (PredictSettings, FeaturizerSettings, RaySettings)),
     ("embed SOURCE OUTPUT_DIR", (EmbedSettings, FeaturizerSettings, RaySettings)),
-    ("conformers build SOURCE OUTPUT_DIR", (BuildSettings,)),
+    ("neighbours EMBEDDINGS QUERY", (NeighbourSettings,)),
+    ("conformers build SOURCE OUTPUT_DIR", (BuildSettings, RaySettings)),
     ("conformers stats LIBRARY...", (StatisticsSettings,)),
     ("pretrain", (PretrainSettings,)),
 )

@@ -2,8 +2,12 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from ..errors import OutputFolderError
 from ..settings_unimol2 import Settings
@@ -31,11 +35,49 @@ def write_settings(path: Path, *settings: Settings) -> None:
     write_json_whole(path, options)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name what keeps a file from being written.
+
+    Raises:
+        OutputFolderError: the disk is full, or the place cannot be written to.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        told = getattr(error, "strerror", None) or error
+        raise OutputFolderError(
+            f"{path} cannot be written: {told}; free the space or choose another output (a job goes on where it was)"
+        ) from error
+
+
+def draft_of(path: Path) -> Path:
+    """Where a file is written before it is whole."""
+    return path.with_name(f".{path.name}.draft")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file that appears whole or not at all: write to the path that this gives.
+
+    Raises:
+        OutputFolderError: it cannot be written.
+    """
+    draft = draft_of(path)
+    try:
+        with writing(path):
+            yield draft
+            move_into_place(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
 def write_text_whole(path: Path, text: str) -> None:
     """A small file, whole or absent."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    move_into_place(draft, path)
+    with whole_file(path) as draft:
+        draft.write_text(text)
 
 
 def write_json_whole(path: Path, content: Any) -> None:
@@ -45,9 +87,10 @@ def write_json_whole(path: Path, content: Any) -> None:
 
 def move_into_place(draft: Path, path: Path) -> None:
     """Rename a finished file; its content reaches the disk before its name does, and the name is made to last."""
-    _sync(draft)
-    os.replace(draft, path)
-    _sync(path.parent)
+    with writing(path):
+        _sync(draft)
+        os.replace(draft, path)
+        _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -15,12 +15,17 @@ from .atomic_files import make_output_folder, write_json_whole
 from .molecule_files import Source, check_readable, files_of, is_on_hub
 
 JOB_FILE, SUMMARY_FILE, LOCK_FILE = "job.json", "summary.json", ".lock"
-# 1 was version 0.1's; up to 2 only a file's first MiB was looked at.
-JOB_FORMAT, _WHOLE_FILES = 3, 3
+# Of 1, version 0.1's, models had other fingerprints; up to 2 only a file's first MiB was looked at.
+JOB_FORMAT, _TODAYS_MODELS, _WHOLE_FILES = 3, 2, 3
 _FINGERPRINT_BYTES = 2**20
 _LOCK_SECONDS = 4
 _DATA = ("source", "data")  # files
-_HASHES = {"source": "another source", "data": "other data", "model": "another model"}
+_HASHES = {
+    "source": "another source",
+    "data": "other data",
+    "model": "another model",
+    "calibration": "another calibration",
+}
 
 
 @contextmanager
@@ -58,31 +63,58 @@ def start_or_continue(
         about: what a reader wants to know besides.
         updated: settings that were recorded by an earlier version to today's.
     """
-    job = json.loads(json.dumps(job, default=str))
+    job = _as_stored(job)
     path = output_dir / JOB_FILE
     if path.exists():
-        try:
-            content = json.loads(path.read_text())
-            recorded = content["job"]
-            recorded["settings"] = updated(recorded["settings"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputFolderError(f"{path} is not what a job wrote; choose another folder or delete it") from error
+        content = read_job(output_dir)
+        recorded = content["job"]
+        recorded["settings"] = updated(recorded["settings"])
         # Version 0.1 took the model's fingerprint from a config that reads differently now. Of a finished job nothing
         # will be computed any more, so nothing can come from another model.
-        if content.get("format", 1) < JOB_FORMAT and (output_dir / SUMMARY_FILE).exists():
+        if content.get("format", 1) < _TODAYS_MODELS and (output_dir / SUMMARY_FILE).exists():
             recorded.pop("model", None)
         if content.get("format", 1) < _WHOLE_FILES:
             recorded, job = (_with_sizes_only(each) for each in (recorded, job))
-        different = sorted(_differences(recorded, job))
-        if different:
-            raise OutputFolderError(
-                f"{output_dir} holds the output of another job ({'; '.join(different)}); "
-                "choose another folder or delete it"
-            )
+        # What an earlier version did not record nobody knows.
+        _refuse_differences(output_dir, recorded, {name: job.get(name) for name in recorded})
         return
     if holds_output:
         raise OutputFolderError(f"{output_dir} holds output of an unknown job; choose another folder or delete it")
     write_json_whole(path, {"format": JOB_FORMAT, "job": job, "about": dict(about or {})})
+
+
+def require_same(output_dir: Path, part: Mapping[str, Any]) -> None:
+    """Raise `OutputFolderError` where part of what a job is differs from what is recorded in its folder."""
+    recorded, part = read_job(output_dir)["job"], _as_stored(part)
+    _refuse_differences(output_dir, {name: recorded.get(name) for name in part}, part)
+
+
+def _as_stored(job: Mapping[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(json.dumps(job, default=str))
+    return made
+
+
+def read_job(output_dir: Path) -> dict[str, Any]:
+    """What `job.json` holds: `job`, `about` and `format`.
+
+    Raises:
+        OutputFolderError: it cannot be read.
+    """
+    path = output_dir / JOB_FILE
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        dict(content["job"]["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputFolderError(f"{path} is not what a job wrote; choose another folder or delete it") from error
+    return content
+
+
+def _refuse_differences(output_dir: Path, recorded: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    different = sorted(_differences(recorded, job))
+    if different:
+        raise OutputFolderError(
+            f"{output_dir} holds the output of another job ({'; '.join(different)}); choose another folder or delete it"
+        )
 
 
 def _with_sizes_only(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +134,7 @@ def _differences(recorded: Mapping[str, Any], job: Mapping[str, Any]) -> Iterato
             yield from _differences(before, now)
         elif before != now:
             # A hash says nothing to a reader.
-            yield _HASHES[name] if name in _HASHES else f"{name} was {before!r} and is {now!r}"
+            yield _HASHES.get(name, f"{name} was {before!r} and is {now!r}")
 
 
 def fingerprint_of_source(source: Source) -> list[list[Any]]:
@@ -121,8 +153,8 @@ def fingerprint_of_source(source: Source) -> list[list[Any]]:
     prints: list[list[Any]] = []
     for path in files_of(source):
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, hashlib.blake2b)
-        prints.append([path.stat().st_size, digest.hexdigest()[:32]])
+            whole = hashlib.file_digest(file, hashlib.blake2b).hexdigest()
+        prints.append([path.stat().st_size, whole[:32]])
     return prints
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .atomic_files import move_into_place
+from .atomic_files import draft_of, move_into_place, writing
 
 CONFORMERS = "conformers"  # folder of a library's shards, inside that of its job
 COUNTS_KEY = "unimol2_hf_counts"
@@ -33,14 +33,20 @@ _ROW_FIELDS = [("row", pa.int64()), ("id", pa.string()), ("smiles", pa.string())
 _ERROR_FIELDS = [("error", pa.string()), ("error_code", pa.string())]
 
 
-def embedding_schema(width: int, per_atom: bool, store_precision: str) -> pa.Schema:
-    """Columns of an embedding shard: what the row was, its vectors, where its conformers come from, why it failed."""
-    vector = pa.list_(pa.float16() if store_precision == "float16" else pa.float32(), width)
+def embedding_schema(width: int, width_of_atoms: int | None, store_precision: str) -> pa.Schema:
+    """Columns of an embedding shard: what the row was, its vectors, where its conformers come from, why it failed.
+
+    Args:
+        width: of a molecule's vector.
+        width_of_atoms: of each atom's; `None` for none.
+        store_precision: of both.
+    """
+    kind = pa.float16() if store_precision == "float16" else pa.float32()
     return pa.schema(
         [
             *_ROW_FIELDS,
-            ("embedding", vector),
-            *([("atom_embeddings", pa.list_(vector))] if per_atom else []),
+            ("embedding", pa.list_(kind, width)),
+            *([("atom_embeddings", pa.list_(pa.list_(kind, width_of_atoms)))] if width_of_atoms else []),
             ("num_heavy_atoms", pa.int32()),
             ("cropped", pa.bool_()),
             ("has_graph_features", pa.bool_()),
@@ -86,8 +92,9 @@ class ShardWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.counts: dict[str, int] = {}
-        self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._schema, self._path = schema, path
+        with writing(path):
+            self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._rows: list[Mapping[str, Any]] = []
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -99,8 +106,9 @@ class ShardWriter:
         """Write what is left, and the counts."""
         if self._rows:
             self._flush()
-        self._writer.add_key_value_metadata({COUNTS_KEY: json.dumps(self.counts)})
-        self._writer.close()
+        with writing(self._path):
+            self._writer.add_key_value_metadata({COUNTS_KEY: json.dumps(self.counts)})
+            self._writer.close()
 
     def abandon(self) -> None:
         """Let go of the file, whose content is of no use."""
@@ -109,14 +117,15 @@ class ShardWriter:
 
     def _flush(self) -> None:
         columns = [pa.array([row[field.name] for row in self._rows], type=field.type) for field in self._schema]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+        with writing(self._path):
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
         self._rows = []
 
 
 @contextmanager
 def whole_or_absent(path: Path, schema: pa.Schema) -> Iterator[ShardWriter]:
     """Write a shard beside its place and move it there, safe on disk, when it is complete."""
-    draft = path.with_name(f".{path.name}.draft")
+    draft = draft_of(path)
     writer = ShardWriter(draft, schema)
     try:
         yield writer

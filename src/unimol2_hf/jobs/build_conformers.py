@@ -1,42 +1,28 @@
-"""Build a library of conformers to pretrain on: molecules to Parquet shards, resumable, every row with its outcome.
+"""Build a library of conformers to pretrain on: molecules to Parquet shards, every row with its outcome.
 
-As in `embed`, a shard of consecutive rows appears whole or not at all and depends on nothing but its rows and the
-molecules before them: a job that was killed goes on and ends with the unbroken run's data.
+A shard depends on nothing but its rows and the molecules before them.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from itertools import groupby
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from rdkit import Chem
 from rich.console import Console
-from rich.markup import escape
 
-from ..conformers import TWO_DIMENSIONAL, Conformer, conformer_versions, depict, generate_conformers, given_conformers
-from ..data.atomic_files import SETTINGS_FILE, write_json_whole, write_settings
-from ..data.molecule_files import approximate_rows, kept_widths, read_molecules
-from ..data.molecule_rows import MoleculeRow
+from ..conformers import TWO_DIMENSIONAL, Conformer, depict, generate_conformers, given_conformers
+from ..data.molecule_files import kept_widths
+from ..data.molecule_rows import Columns, MoleculeRow
 from ..data.number_columns import as_stored, number_field
-from ..data.output_folder import SUMMARY_FILE, about_source, fingerprint_of_source, locked_output, start_or_continue
-from ..data.progress import stage
 from ..data.scaffolds import murcko_scaffold
-from ..data.shards import (
-    CONFORMERS,
-    PRETRAINING_SCHEMA,
-    finished_shards,
-    shard_counts,
-    shard_path,
-    whole_or_absent,
-)
+from ..data.shards import CONFORMERS, PRETRAINING_SCHEMA, shard_path, whole_or_absent
 from ..descriptors import descriptor_names, rdkit_descriptors
 from ..errors import (
     DuplicateMoleculeError,
@@ -46,7 +32,8 @@ from ..errors import (
     UnexpectedMoleculeError,
 )
 from ..molecules import canonical_order, molecule_of, remove_hydrogens
-from ..worker_pool import map_in_order, worker_count
+from ..worker_pool import map_in_order
+from .library_job import LibraryJob, RowSummary, check_source, run_job
 from .settings import BuildSettings
 
 RDKIT_DESCRIPTORS = "rdkit_descriptors"
@@ -79,21 +66,25 @@ def library_schema(settings: BuildSettings, source: Path) -> pa.Schema:
 
 
 @dataclass
-class BuildSummary:
-    """Rows of a library: all, kept molecules, duplicates of an earlier row, failures; and molecules without 3D."""
+class BuildSummary(RowSummary):
+    """Rows of a library: kept molecules and duplicates of an earlier row besides; `flat` are molecules without 3D."""
 
-    rows: int = 0
     molecules: int = 0
     duplicates: int = 0
-    failed: int = 0
-    flat: int = 0
 
-    def add(self, record: Mapping[str, Any], duplicate: bool) -> None:
+    def add(self, record: Mapping[str, Any]) -> None:
+        duplicate = record["error_code"] == DuplicateMoleculeError.code
         self.rows += 1
         self.duplicates += duplicate
         self.failed += record["error"] is not None and not duplicate
         self.molecules += record["error"] is None
         self.flat += record["error"] is None and not any(entry["is_3d"] for entry in record["provenance"])
+
+    def told(self) -> str:
+        return (
+            f"{self.molecules} molecules, {self.duplicates} duplicates, {self.failed} failed (reason in the error "
+            f"column), {self.flat} without a 3D conformer"
+        )
 
 
 def build_conformers(source: Path, output_dir: Path, settings: BuildSettings, console: Console) -> BuildSummary:
@@ -108,122 +99,95 @@ def build_conformers(source: Path, output_dir: Path, settings: BuildSettings, co
         OutputFolderError: the folder cannot be used, or holds another job's output.
         SettingsError: a column to keep has a name that every library uses.
     """
-    next(_rows_of(source, settings), None)
-    schema = library_schema(settings, source)
-    shards = output_dir / CONFORMERS
-    with locked_output(output_dir):
-        shards.mkdir(exist_ok=True)
-        job = {
-            "source": fingerprint_of_source(source),
-            "conformers": conformer_versions(),
-            "settings": settings.of_output(),
-        }
-        start_or_continue(output_dir, job, bool(finished_shards(shards)), about_source(source), _todays_settings)
-        write_settings(output_dir / SETTINGS_FILE, settings)
-        _build_missing_shards(source, shards, settings, schema, console)
-        return _finish(output_dir, console)
+    summary = run_job(build_job(source, output_dir, settings), source, console)
+    assert isinstance(summary, BuildSummary)
+    return summary
 
 
-def _todays_settings(recorded: dict[str, Any]) -> dict[str, Any]:
-    """What had no setting then was as by default."""
-    return {**BuildSettings().of_output(), **recorded}
+def build_job(source: Path, output_dir: Path, settings: BuildSettings) -> "BuildJob":
+    """What `build_conformers` does, checked before anything is made."""
+    columns = Columns(settings.smiles_column, settings.id_column, settings.kept)
+    check_source(source, columns)
+    return BuildJob(settings, output_dir, columns, schema=library_schema(settings, source))
 
 
-def _rows_of(source: Path, settings: BuildSettings) -> Iterator[MoleculeRow]:
-    return read_molecules(source, settings.smiles_column, settings.id_column, settings.kept)
+@dataclass
+class BuildJob(LibraryJob[dict[str, Any]]):
+    """Conformers of each molecule, once."""
 
+    folder: ClassVar[str] = CONFORMERS
+    title: ClassVar[str] = "conformers"
+    summary: ClassVar[type[RowSummary]] = BuildSummary
 
-def _build_missing_shards(
-    source: Path, shards: Path, settings: BuildSettings, schema: pa.Schema, console: Console
-) -> None:
-    done = finished_shards(shards)
-    with stage(console, "conformers", approximate_rows(source)) as advance:
-        rows = _rows_of(source, settings)
-        first_rows = _FirstRows()
+    schema: pa.Schema = PRETRAINING_SCHEMA
 
-        def missing() -> Iterator[tuple[int, Any]]:
-            for number, shard in groupby(rows, lambda row: row.number // settings.rows_per_shard):
-                if number in done:
-                    first_rows.remember_shard(shard_path(shards, number))
-                    advance(sum(1 for _ in shard))
-                else:
-                    yield from ((row.number, first_rows.check(row)) for row in shard)
+    @cached_property
+    def _first_rows(self) -> dict[bytes, int]:
+        """The row at which each molecule came first."""
+        return {}
 
-        work = partial(build_row, settings=settings)
-        numbered = map_in_order(work, missing(), worker_count(settings.num_workers), _READ_AHEAD)
-        records = ({"row": row, **record} for row, record in numbered)
-        for number, group in groupby(records, lambda record: record["row"] // settings.rows_per_shard):
-            with whole_or_absent(shard_path(shards, number), schema) as writer:
-                summary = BuildSummary()
-                for record in group:
-                    summary.add(record, record.pop("duplicate"))
-                    writer.write(record)
-                    advance(1)
-                writer.counts = asdict(summary)
+    @staticmethod
+    def todays_settings(recorded: dict[str, Any]) -> dict[str, Any]:
+        """What had no setting then was as by default."""
+        return {**BuildSettings().of_output(), **recorded}
 
-
-@dataclass(frozen=True)
-class _Task:
-    """A row on its way to a worker: the heavy atoms, or the error that it ends with."""
-
-    id: str
-    smiles: str
-    molecule: Any
-    kept: Mapping[str, Any]
-    duplicate: bool = False
-
-
-class _FirstRows:
-    """The row at which each molecule came first."""
-
-    def __init__(self) -> None:
-        self._rows: dict[bytes, int] = {}
-
-    def check(self, row: MoleculeRow) -> _Task:
+    def taken(self, row: MoleculeRow) -> MoleculeRow:
+        """With its canonical SMILES, and the coordinates that the file gave in that order; or why it has none."""
         try:
             heavy = remove_hydrogens(molecule_of(row.molecule))
             smiles, order = canonical_order(heavy)
         except MoleculeError as error:
-            return _Task(row.id, row.smiles, error, row.kept)
+            return replace(row, molecule=error)
         except (RuntimeError, ValueError) as error:
-            return _Task(row.id, row.smiles, UnexpectedMoleculeError.of(error), row.kept)
-        first = self._rows.setdefault(_digest(smiles), row.number)
+            return replace(row, molecule=UnexpectedMoleculeError.of(error))
+        first = self._first_rows.setdefault(_digest(smiles), row.number)
         if first != row.number:
-            return _Task(row.id, smiles, DuplicateMoleculeError(f"duplicate of row {first}"), row.kept, duplicate=True)
-        return _Task(row.id, smiles, _FrozenHeavyAtoms.of(heavy, smiles, order), row.kept)
+            return replace(row, smiles=smiles, molecule=DuplicateMoleculeError(f"duplicate of row {first}"))
+        given = given_conformers(heavy, heavy.GetNumConformers()) if heavy.GetNumConformers() else []
+        if not given:
+            return replace(row, smiles=smiles, molecule=smiles)
+        coordinates = np.stack([each.coordinates[order] for each in given])
+        provenance = tuple(each.provenance for each in given)
+        return replace(
+            row, smiles=smiles, molecule={"smiles": smiles, "coordinates": coordinates}, provenance=provenance
+        )
 
-    def remember_shard(self, path: Path) -> None:
-        """The molecules of a shard that was finished before."""
-        table = pq.read_table(path, columns=["row", "smiles"]).to_pydict()
-        for number, smiles in zip(table["row"], table["smiles"], strict=True):
-            self._rows.setdefault(_digest(smiles), number)
+    def passed(self, number: int) -> None:
+        table = pq.read_table(shard_path(self.shards, number), columns=["row", "smiles"]).to_pydict()
+        for row, smiles in zip(table["row"], table["smiles"], strict=True):
+            self._first_rows.setdefault(_digest(smiles), row)
+
+    def make(self, rows: Iterable[MoleculeRow], num_workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        work = partial(build_row, settings=self.settings)
+        pairs = ((row.number, row) for row in rows)
+        for number, record in map_in_order(work, pairs, num_workers, _READ_AHEAD):
+            yield number, {"row": number, **record}
+
+    def write_shard(
+        self, number: int, made: Iterable[tuple[int, dict[str, Any]]], after_row: Callable[[], object] = lambda: None
+    ) -> int:
+        summary = BuildSummary()
+        with whole_or_absent(shard_path(self.shards, number), self.schema) as writer:
+            for _, record in made:
+                summary.add(record)
+                writer.write(record)
+                after_row()
+            writer.counts = asdict(summary)
+        return summary.rows
 
 
 def _digest(smiles: str) -> bytes:
     return hashlib.blake2b(smiles.encode(), digest_size=12).digest()
 
 
-@dataclass(frozen=True)
-class _FrozenHeavyAtoms:
-    """A molecule in the order of its canonical SMILES, with the coordinates that the file gave."""
-
-    smiles: str
-    given: tuple[Conformer, ...]
-
-    @classmethod
-    def of(cls, heavy: Chem.Mol, smiles: str, order: NDArray[np.intp]) -> "_FrozenHeavyAtoms":
-        given = given_conformers(heavy, heavy.GetNumConformers()) if heavy.GetNumConformers() else []
-        return cls(smiles, tuple(replace(each, coordinates=each.coordinates[order]) for each in given))
-
-
-def build_row(task: _Task, settings: BuildSettings) -> dict[str, Any]:
-    """A row of `PRETRAINING_SCHEMA` and whether it is a duplicate; a molecule that fails keeps its reason."""
-    record = {"id": task.id, "smiles": task.smiles, "duplicate": task.duplicate, **_EMPTY}
-    record |= {name: as_stored(task.kept[name]) if name in task.kept else None for name in settings.kept}
+def build_row(row: MoleculeRow, settings: BuildSettings) -> dict[str, Any]:
+    """A row of `PRETRAINING_SCHEMA`; a molecule that fails keeps its reason."""
+    record = {"id": row.id, "smiles": row.smiles, **_EMPTY}
+    record |= {name: as_stored(row.kept[name]) if name in row.kept else None for name in settings.kept}
     try:
-        if isinstance(task.molecule, MoleculeError):
-            raise task.molecule
-        return {**record, **_conformers_of(task.molecule, settings), "error": None, "error_code": None}
+        if isinstance(row.molecule, MoleculeError):
+            raise row.molecule
+        return {**record, **_conformers_of(row, settings), "error": None, "error_code": None}
     except MoleculeError as known:
         error = known
     except Exception as unknown:
@@ -232,12 +196,14 @@ def build_row(task: _Task, settings: BuildSettings) -> dict[str, Any]:
     return {**record, "error": error.reason, "error_code": error.code}
 
 
-def _conformers_of(frozen: _FrozenHeavyAtoms, settings: BuildSettings) -> dict[str, Any]:
-    heavy = remove_hydrogens(molecule_of(frozen.smiles))
+def _conformers_of(row: MoleculeRow, settings: BuildSettings) -> dict[str, Any]:
+    heavy = remove_hydrogens(molecule_of(row.smiles))
     count = heavy.GetNumAtoms()
     if count > settings.max_atoms:
         raise MoleculeTooLargeError(f"{count} heavy atoms are more than max_atoms={settings.max_atoms}")
-    conformers = [*frozen.given, *_generated(heavy, settings, settings.num_conformers - len(frozen.given))]
+    coordinates = row.molecule["coordinates"] if isinstance(row.molecule, Mapping) else ()
+    given = [Conformer(*pair) for pair in zip(coordinates, row.provenance, strict=True)]
+    conformers = [*given, *_generated(heavy, settings, settings.num_conformers - len(given))]
     if settings.include_2d and not any(each.provenance.method == TWO_DIMENSIONAL for each in conformers):
         conformers.append(depict(heavy))
     described = {RDKIT_DESCRIPTORS: rdkit_descriptors(heavy)} if settings.descriptors else {}
@@ -256,17 +222,3 @@ def _generated(heavy: Chem.Mol, settings: BuildSettings, count: int) -> Iterable
         return ()
     wanted = replace(settings, num_conformers=count, include_2d=False)
     return generate_conformers(heavy, wanted)
-
-
-def _finish(output_dir: Path, console: Console) -> BuildSummary:
-    summary = BuildSummary()
-    for number in finished_shards(output_dir / CONFORMERS):
-        counts = shard_counts(shard_path(output_dir / CONFORMERS, number))
-        summary = BuildSummary(**{name: value + counts[name] for name, value in asdict(summary).items()})
-    write_json_whole(output_dir / SUMMARY_FILE, asdict(summary))
-    console.print(
-        f"{summary.rows} rows in {escape(str(output_dir / CONFORMERS))}: {summary.molecules} molecules, "
-        f"{summary.duplicates} duplicates, {summary.failed} failed (reason in the error column), "
-        f"{summary.flat} without a 3D conformer"
-    )
-    return summary

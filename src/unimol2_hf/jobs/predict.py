@@ -1,120 +1,231 @@
-"""Predict properties for a table with a fine-tuned model; every row stays."""
+"""Predict properties for a library with a fine-tuned model; every row stays."""
 
-from collections.abc import Iterator
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
-from rich.markup import escape
 
-from ..data.atomic_files import make_output_folder, write_settings, write_text_whole
-from ..data.conformer_cache import cache_for, featurize_cached
+from ..data.atomic_files import whole_file
 from ..data.molecule_files import Source
-from ..data.progress import stage
-from ..data.tables import MoleculeTable, conformer_summary, read_table, require_columns
-from ..errors import OutputFolderError, TableError
+from ..data.molecule_rows import Columns, Fields, MoleculeRow, text_of
+from ..data.output_folder import JOB_FILE, SUMMARY_FILE
+from ..data.shards import finished_shards, shard_path, whole_or_absent
+from ..data.tables import conformer_summary
+from ..errors import OutputFolderError, SettingsError, TableError
 from ..modeling_unimol2 import UniMol2ForPropertyPrediction
-from ..models.loading import load_feature_extractor, load_model
 from ..pipeline_unimol2 import MoleculePropertyPipeline
-from ..targets.predictions import columns_of, prediction_cells
-from ..worker_pool import worker_count
+from ..targets.predictions import PREDICTED, prediction_cells, prediction_fields
+from .library_job import RowSummary, check_source, run_job
+from .model_job import Featurized, ModelJob, load_pipeline
+from .ranking import Ranking, write_ranking
 from .settings import PredictSettings
 
+PREDICTIONS, JOB_SUFFIX = "predictions", ".job"
 SIMILARITY, STANDARDIZED, CONFORMER = "nearest_similarity", "standardized", "conformer"
-ERROR, ERROR_CODE = "error", "error_code"
+WARNING, ERROR, ERROR_CODE = "warning", "error", "error_code"
+_ROWS_AT_A_TIME = 4096
 
 
 def predict(model: str, data: Source, output: Path, settings: PredictSettings, console: Console) -> dict[str, int]:
-    """Write the table with predictions, `conformer`, `error` and `error_code` added, in the input's order.
+    """Write every row of `data` with predictions, in order; after a kill, go on where it was.
 
-    `data` is whatever `read_molecules` reads, a DataFrame or a `datasets.Dataset` too. Predictions are
-    `predicted_<target>`: values, probabilities of the positive class, or classes, with `predicted_<target>_<class>`
-    beside; of an ensemble `predicted_<target>_spread`, and where it was fitted on folds `_lower` and `_upper`;
-    `nearest_similarity` is that to the training molecules; `standardized` what was read instead of the molecule, where
-    the model standardises. Columns of numbers that the model reads must be there.
+    `data` is whatever `read_molecules` reads, a DataFrame or a `datasets.Dataset` too; its columns are all kept.
+    Predictions are `predicted_<target>`: values, probabilities of the positive class, or classes, with
+    `predicted_<target>_<class>` beside; of an ensemble `predicted_<target>_spread`, and where it was fitted on folds
+    `_lower` and `_upper`; `nearest_similarity` is that to the training molecules; `standardized` what was read instead
+    of the molecule, where the model standardises; `conformer` how it was made; `warning` what to know of it; `error`
+    why there is no prediction, `error_code` in a word. Columns of numbers that the model reads must be there.
 
-    Beside OUTPUT.csv stands OUTPUT.settings.json.
+    Args:
+        model: folder of a fine-tuned model, or a Hub id.
+        data: the molecules.
+        output: X.csv or X.parquet, whole or absent, with the job's folder X.job beside; or a folder, in which Parquet
+            shards stay.
+        settings: of the job.
+        console: where it is told how far it has come.
 
     Returns:
         `rows`, `failed` and `flat` (rows with a conformer that is not 3D).
 
     Raises:
-        TableError: the table lacks the SMILES column, or has a column that is to be added.
-        OutputFolderError: the output cannot be written.
+        TableError: the source lacks a column that is read, or has one that is to be added.
+        OutputFolderError: the output cannot be written, or is another job's.
         ModelError: the folder holds no fine-tuned model.
     """
-    pipeline = load_property_pipeline(model)
-    table = read_table(data, settings.smiles_column)
-    require_columns(table.cells, pipeline.model.config.extra_feature_names)
-    added = _added_columns(pipeline, settings)
-    clashing = [name for name in added if name in table.cells.columns]
+    return asdict(run_job(predict_job(model, data, output, settings), data, console))
+
+
+def predict_job(model: str, data: Source, output: Path, settings: PredictSettings) -> "PredictJob":
+    """What `predict` does, checked before anything is made."""
+    file, folder = _output_places(output)
+    if file is not None and file.exists() and not (folder / JOB_FILE).exists():
+        raise OutputFolderError(f"{file} exists already; delete it, or choose another name")
+    columns = Columns(settings.smiles_column, cells=True)
+    job = PredictJob(settings, folder, columns, check_source(data, columns), model=model, file=file)
+    names = [each.name for each in job.source_fields]
+    missing = [name for name in job.pipeline.model.config.extra_feature_names if name not in names]
+    if missing:
+        raise TableError(f"the table has no column {', '.join(missing)}; it has: {', '.join(names)}")
+    clashing = [each.name for each in job.added_fields if each.name in names]
     if clashing:
         raise TableError(f"the table has columns that the predictions need: {', '.join(clashing)}; rename them")
-    _check_output_file(output)
-    counts = {"rows": len(table), "failed": 0, "flat": 0}
-    with stage(console, "predicting", len(table)) as advance:
-        rows = []
-        for row in _predicted_rows(pipeline, table, settings, counts):
-            rows.append(row)
-            advance(1)
-    predicted = pd.DataFrame(rows, columns=added, index=table.cells.index)
-    write_text_whole(output, pd.concat([table.cells, predicted], axis=1).to_csv(index=False))
-    write_settings(output.with_suffix(".settings.json"), settings)
-    console.print(
-        f"{counts['rows']} rows written to {escape(str(output))}: {counts['failed']} failed "
-        f"(reason in the error column), {counts['flat']} from a 2D conformer"
-    )
-    return counts
+    if settings.top:
+        job.ranking().check([each.name for each in job.added_fields])
+    return job
 
 
-def _added_columns(pipeline: MoleculePropertyPipeline, settings: PredictSettings) -> list[str]:
-    similarity = [SIMILARITY] if pipeline.has_similarity else []
-    standardizes = pipeline.feature_extractor.settings(**settings.featurizer).standardize != "none"
-    standardized = [STANDARDIZED] if standardizes else []
-    columns = columns_of(pipeline.model.config, pipeline.calibration)
-    return [*columns, *similarity, *standardized, CONFORMER, ERROR, ERROR_CODE]
+def _output_places(output: Path) -> tuple[Path | None, Path]:
+    """The file, if one is asked for, and the job's folder."""
+    kind = output.suffix.lower()
+    if kind in (".csv", ".parquet"):
+        return output, output.with_suffix(JOB_SUFFIX)
+    if kind and not output.is_dir():
+        raise SettingsError(f"{output}: predictions are written as .csv, as .parquet, or into a folder")
+    return None, output
 
 
-def _predicted_rows(
-    pipeline: MoleculePropertyPipeline, table: MoleculeTable, settings: PredictSettings, counts: dict[str, int]
-) -> Iterator[dict[str, Any]]:
-    config, extractor = pipeline.model.config, pipeline.feature_extractor
-    features = table.cells[config.extra_feature_names].to_dict("records")
-    pairs = (((molecule, given), molecule) for molecule, given in zip(table.molecules, features, strict=True))
-    cache = cache_for(extractor, settings.conformer_cache, settings.featurizer)
-    workers = worker_count(settings.num_workers)
-    featurized = featurize_cached(extractor, pairs, cache, num_workers=workers, **settings.featurizer)
-    complete = (pipeline.complete(made, molecule, given) for (molecule, given), made in featurized)
-    columns = columns_of(config, pipeline.calibration)
-    for result in pipeline.run_featurized(complete, settings.batch_size, coverage=settings.coverage):
+@dataclass
+class PredictJob(ModelJob):
+    """Predictions beside the source's columns, in shards, which become one file where that is asked for."""
+
+    folder: ClassVar[str] = PREDICTIONS
+    title: ClassVar[str] = "predicting"
+
+    file: Path | None = None
+
+    @cached_property
+    def pipeline(self) -> Any:
+        kinds = MoleculePropertyPipeline, UniMol2ForPropertyPrediction
+        return load_pipeline(*kinds, self.model, self.settings, self.extractor)
+
+    @property
+    def output(self) -> Path:
+        return self.shards if self.file is None else self.file
+
+    def ranking(self) -> Ranking:
+        """What the settings ask for, of the file where there is one: its shards may be gone."""
+        settings: PredictSettings = self.settings
+        name = settings.rank_by or self.pipeline.model.config.target_names[0]
+        predicted = f"{PREDICTED}{name}"
+        column = predicted if predicted in [each.name for each in self.added_fields] else name
+        beside = self.output_dir / "top.csv" if self.file is None else self.file.with_suffix(".top.csv")
+        files = [self.file] if self.file else [shard_path(self.shards, n) for n in sorted(finished_shards(self.shards))]
+        return Ranking(column, settings.top, settings.lowest, Path(settings.top_output or beside), files)
+
+    @cached_property
+    def added_fields(self) -> Fields:
+        """The columns beside the source's."""
+        pipeline = self.pipeline
+        standardizes = self.extractor.settings(**self.settings.featurizer).standardize != "none"
+        return [
+            *prediction_fields(pipeline.model.config, pipeline.calibration),
+            *([pa.field(SIMILARITY, pa.float64())] if pipeline.has_similarity else []),
+            *([pa.field(STANDARDIZED, pa.string())] if standardizes else []),
+            *(pa.field(name, pa.string()) for name in (CONFORMER, WARNING, ERROR, ERROR_CODE)),
+        ]
+
+    def decisive(self) -> dict[str, Any]:
+        fitted = self.pipeline.calibration
+        return {**super().decisive(), "calibration": None if fitted is None else _digest(fitted.to_dict())}
+
+    def write_shard(
+        self, number: int, made: Iterable[tuple[int, Featurized]], after_row: Callable[[], object] = lambda: None
+    ) -> int:
+        schema = pa.schema([*self.source_fields, *self.added_fields])
+        summary = RowSummary()
+        options = {"coverage": self.settings.coverage}
+        with whole_or_absent(shard_path(self.shards, number), schema) as writer:
+            results = self.pipeline.run_pairs(self._completed(made), self.settings.batch_size, **options)
+            for row, result in results:
+                summary.add(result)
+                missing = dict.fromkeys(schema.names)
+                writer.write({**missing, **row.cells, **self._predicted(result)})
+                after_row()
+            writer.counts = asdict(summary)
+        return summary.rows
+
+    def _completed(self, made: Iterable[tuple[int, Featurized]]) -> Iterator[tuple[MoleculeRow, Any]]:
+        names = self.pipeline.model.config.extra_feature_names
+        for _, (row, molecule) in made:
+            given = {name: row.cells.get(name) for name in names}
+            yield row, self.pipeline.complete(molecule, row.molecule, given)
+
+    def _predicted(self, result: Mapping[str, Any]) -> dict[str, Any]:
         provenance = result["provenance"]
-        counts["failed"] += result["error"] is not None
-        counts["flat"] += any(not each["is_3d"] for each in provenance)
-        yield {
-            **dict(zip(columns, prediction_cells(result, len(columns)), strict=True)),
+        names = [each.name for each in prediction_fields(self.pipeline.model.config, self.pipeline.calibration)]
+        return {
+            **dict(zip(names, prediction_cells(result, len(names)), strict=True)),
             SIMILARITY: result.get(SIMILARITY),
-            STANDARDIZED: (provenance[0]["standardized_smiles"] if provenance else None) or "",
+            STANDARDIZED: provenance[0]["standardized_smiles"] if provenance else None,
             CONFORMER: conformer_summary(each["method"] for each in provenance),
-            ERROR: result["error"] or "",
-            ERROR_CODE: result["error_code"] or "",
+            WARNING: warning_of(provenance),
+            ERROR: result["error"],
+            ERROR_CODE: result["error_code"],
         }
 
+    def is_finished(self) -> bool:
+        # Shards of a finished file are gone.
+        whole = self.file is not None and self.file.exists() and (self.output_dir / SUMMARY_FILE).exists()
+        return whole and not finished_shards(self.shards)
 
-def _check_output_file(output: Path) -> None:
-    """Before the work, not after it."""
-    make_output_folder(output.parent)
-    try:
-        output.open("a").close()
-    except OSError as error:
-        raise OutputFolderError(f"{output} cannot be written: {error}") from error
+    def conclude(self) -> None:
+        if self.file is not None:
+            join_shards(self.shards, self.file, pa.schema([*self.source_fields, *self.added_fields]))
+
+    def accompany(self, source: Source, console: Console) -> None:
+        if self.file is not None:
+            # All of it is in the file.
+            for number in finished_shards(self.shards):
+                shard_path(self.shards, number).unlink()
+        if self.settings.top:
+            write_ranking(self.ranking(), self, source, console)
 
 
-def load_property_pipeline(model: str) -> MoleculePropertyPipeline:
-    """The pipeline of a fine-tuned model.
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(content).encode()).hexdigest()[:32]
 
-    Raises:
-        ModelError: the folder or Hub id cannot be loaded as one.
-    """
-    loaded = load_model(UniMol2ForPropertyPrediction, model)
-    return MoleculePropertyPipeline(model=loaded.eval(), feature_extractor=load_feature_extractor(model))
+
+def warning_of(provenance: Iterable[Mapping[str, Any]]) -> str | None:
+    """What a reader should know of a molecule's prediction besides its value."""
+    told: dict[str, None] = {}
+    for each in provenance:
+        if not each["is_3d"]:
+            told["the conformer is 2D"] = None
+        if each["cropped"]:
+            told["the molecule is cropped"] = None
+        if each["undefined_descriptors"]:
+            told[f"{each['undefined_descriptors']} descriptors are undefined"] = None
+        if not each["has_graph_features"]:
+            told["bonds are unknown"] = None
+    return "; ".join(told) or None
+
+
+def join_shards(shards: Path, file: Path, schema: pa.Schema) -> None:
+    """The rows of all shards in one CSV or Parquet file, whole or absent."""
+    paths = [shard_path(shards, number) for number in sorted(finished_shards(shards))]
+    batches = (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_A_TIME))
+    with whole_file(file) as draft:
+        if file.suffix.lower() == ".parquet":
+            with pq.ParquetWriter(draft, schema, compression="zstd") as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+        else:
+            with draft.open("w", newline="", encoding="utf-8") as text:
+                lines = csv.writer(text, lineterminator="\n")
+                lines.writerow(schema.names)
+                for batch in batches:
+                    columns = [map(csv_text, column.to_pylist()) for column in batch.columns]
+                    lines.writerows(zip(*columns, strict=True))
+
+
+def csv_text(value: Any) -> str:
+    """A value in a CSV file; of a list or structure its JSON."""
+    return json.dumps(value, default=str) if isinstance(value, list | dict) else text_of(value)

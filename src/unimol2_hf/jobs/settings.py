@@ -18,48 +18,28 @@ from ..settings_unimol2 import (
     other_default,
 )
 
-RAY = "Ray"
+RANKING, RAY = "Ranking", "Ray"
 
 # Where a command's default is another one than the component's, and why.
 OTHER_DEFAULTS: dict[str, tuple[Any, str]] = {
     "num_conformers": (10, "conformers build: pretraining draws from 10 conformers (arXiv 2406.14969, section 3)"),
-    "conformer_cache": ("none", "embed: a library's conformers would fill the disk; --keep-conformers keeps them"),
+    "conformer_cache": (
+        "none",
+        "embed, predict: a library's would fill disk and memory; embed --keep-conformers keeps them",
+    ),
     "include_2d": (True, "conformers build: and from the 2D one (the same)"),
 }
 
 
 @dataclass(frozen=True)
-class PredictSettings(Settings):
-    """Prediction for a table; `featurizer` replaces options of the model folder."""
-
-    smiles_column: str = option("smiles", "column with SMILES")
-    coverage: float | None = option(
-        None,
-        "share of new molecules that intervals are to hold; default: as the model was fitted for",
-        minimum=0.01,
-        maximum=0.999,
-    )
-    batch_size: int = option(32, "most conformers of a batch", group=MACHINE, minimum=1)
-    num_workers: int | None = option(None, "processes for conformers; default: all cores", group=MACHINE, minimum=0)
-    conformer_cache: str = other_default(CacheSettings, "conformer_cache", "auto")
-    featurizer: dict[str, Any] = option({}, "options of the featurizer")
-
-
-@dataclass(frozen=True)
-class EmbedSettings(Settings):
-    """Everything that decides the output of an embedding job, and how it is computed.
+class ModelJobSettings(Settings):
+    """What the jobs with a model share.
 
     `featurizer` holds options of `FeaturizerSettings` that replace the model folder's own.
     """
 
-    model: str = option(NANO_NAME, "unimol2-nano, a folder or a Hub id")
     smiles_column: str = option("smiles", "column with SMILES")
-    id_column: str | None = option(None, "column (SDF: property) with the rows' ids")
-    pooling: Pooling = option("cls", "the CLS, the mean of the atoms, both, or both as means over all layers")
-    per_atom: bool = option(False, "also one vector for each heavy atom")
-    keep_conformers: bool = option(False, "also write conformers, as a library that this command reads again")
     ignore_conformers: bool = option(False, "make conformers also where the file brings some", group=OUTPUT)
-    store_precision: Literal["float32", "float16"] = option("float32", "of the written vectors", group=OUTPUT)
     rows_per_shard: int = option(
         8192, "consecutive rows of a Parquet file; what a kill can cost", group=OUTPUT, minimum=1
     )
@@ -74,6 +54,43 @@ class EmbedSettings(Settings):
     num_workers: int | None = option(None, "processes for conformers; default: all cores", group=MACHINE, minimum=0)
     conformer_cache: str = other_default(CacheSettings, "conformer_cache", OTHER_DEFAULTS["conformer_cache"][0])
     featurizer: dict[str, Any] = option({}, "options of the featurizer")
+
+
+@dataclass(frozen=True)
+class PredictSettings(ModelJobSettings):
+    """Prediction for every row of a library."""
+
+    coverage: float | None = option(
+        None,
+        "share of new molecules that intervals are to hold; default: as the model was fitted for",
+        minimum=0.01,
+        maximum=0.999,
+    )
+    top: int = option(0, "also write a ranking of so many rows", group=RANKING, minimum=0)
+    rank_by: str | None = option(
+        None, "column of predictions, or target, to rank by; default: the first target", group=RANKING
+    )
+    lowest: bool = option(False, "the lowest values first", group=RANKING)
+    top_output: str | None = option(
+        None, "CSV or SDF of the ranking; default: top.csv, beside a file FILE.top.csv", group=RANKING
+    )
+
+    def of_output(self) -> dict[str, Any]:
+        """The settings on which the predictions depend; where the others change, a job may go on."""
+        ranking = ("top", "rank_by", "lowest", "top_output")
+        return self.all_but("device", "num_workers", "conformer_cache", *ranking)
+
+
+@dataclass(frozen=True)
+class EmbedSettings(ModelJobSettings):
+    """Everything that decides the output of an embedding job, and how it is computed."""
+
+    model: str = option(NANO_NAME, "unimol2-nano, a folder or a Hub id")
+    id_column: str | None = option(None, "column (SDF: property) with the rows' ids")
+    pooling: Pooling = option("cls", "the CLS, the mean of the atoms, both, or both as means over all layers")
+    per_atom: bool = option(False, "also one vector for each heavy atom")
+    keep_conformers: bool = option(False, "also write conformers, as a library that this command reads again")
+    store_precision: Literal["float32", "float16"] = option("float32", "of the written vectors", group=OUTPUT)
 
     def of_output(self) -> dict[str, Any]:
         """The settings on which the output depends; where the others change, a job may go on."""
@@ -127,6 +144,16 @@ class BuildSettings(ConformerSettings):
     def of_output(self) -> dict[str, Any]:
         """The settings on which the output depends."""
         return self.all_but("num_workers")
+
+
+@dataclass(frozen=True)
+class NeighbourSettings(Settings):
+    """How many neighbours of a query, and where they are written."""
+
+    top: int = option(20, "neighbours of each query", minimum=1)
+    output: str | None = option(None, "CSV to write; default: a table on the screen")
+    smiles_column: str = option("smiles", "column with SMILES of a file of queries")
+    id_column: str | None = option(None, "column (SDF: property) with their ids")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..calibration import Calibration, property_result
@@ -39,6 +40,13 @@ def columns_of(config: UniMol2Config, calibration: Calibration | None) -> list[s
     """The columns of a model's predictions."""
     names = calibration.interval_names if calibration is not None else []
     return prediction_columns(config.task, config.num_members > 1, names)
+
+
+def prediction_fields(config: UniMol2Config, calibration: Calibration | None) -> list[pa.Field]:
+    """The same with their types: numbers, of a multiclass target itself its class."""
+    classes = {f"{PREDICTED}{target['name']}" for target in config.task if target["kind"] == MULTICLASS}
+    names = columns_of(config, calibration)
+    return [pa.field(name, pa.string() if name in classes else pa.float64()) for name in names]
 
 
 def prediction_cells(result: Mapping[str, Any], columns: int) -> list[Any]:
