@@ -11,6 +11,7 @@ import pytest
 import torch
 from command_line import run_command
 from hostile_cases.calls import COMMANDS, ROWS, Call
+from hostile_cases.files import READ_FILES, REFUSED_FILES, Put, read
 from hostile_cases.heads import REFUSED_HEADS, USED_HEADS
 from hostile_cases.molecules import ACCEPTED, REFUSED
 from hostile_cases.tables import REFUSED_TABLES, USED_TABLES, Check
@@ -21,6 +22,7 @@ from unimol2_hf import (
     MoleculeTooLargeError,
     MoleculeTypeError,
     SmilesParseError,
+    TableError,
     UniMol2FeatureExtractor,
     UniMol2ForPropertyRegression,
 )
@@ -58,7 +60,24 @@ def test_tables_that_are_used(call: Call, check: Check, tmp_path: Path) -> None:
     assert check(call(tmp_path), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("put", "columns", "message"), [row[1:] for row in REFUSED_FILES], ids=[row[0] for row in REFUSED_FILES]
+)
+def test_files_that_are_refused(put: Put, columns: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """One error for the file, whoever reads it."""
+    with pytest.raises(TableError, match=message):
+        read(put(tmp_path), **columns)
+
+
+@pytest.mark.parametrize(
+    ("put", "columns", "check"), [row[1:] for row in READ_FILES], ids=[row[0] for row in READ_FILES]
+)
+def test_files_that_are_read(put: Put, columns: dict[str, Any], check: Any, tmp_path: Path) -> None:
+    assert check(*read(put(tmp_path), **columns))
+
+
 def test_there_are_enough() -> None:
+    assert len(REFUSED_FILES) + len(READ_FILES) >= 60
     assert len(REFUSED) + len(ACCEPTED) + len(ROWS) + len(COMMANDS) >= 120
     assert len(REFUSED_TABLES) + len(USED_TABLES) >= 60
     assert len(REFUSED_HEADS) + len(USED_HEADS) >= 30

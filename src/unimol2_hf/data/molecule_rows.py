@@ -76,4 +76,4 @@ def check_columns(names: Sequence[str], columns: Columns, where: str) -> None:
             raise TableError(f"{where} has {problem}; its columns are: {', '.join(names)}")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if columns.cells and repeated:
-        raise TableError(f"{where} has the column {', '.join(repeated)} more than once; rename one")
+        raise TableError(f"{where} has the column {', '.join(map(repr, repeated))} more than once; rename one")
