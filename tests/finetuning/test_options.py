@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def rows_of(folder: Path) -> pd.DataFrame:
 
 
 def predicted(folder: Path, data: Any, **settings: Any) -> pd.DataFrame:
-    output = folder / "predicted.csv"
+    output = Path(tempfile.mkdtemp(dir=folder.parent)) / "predicted.csv"
     predict(str(folder), data, output, PredictSettings(num_workers=0, **settings), QUIET)
     return pd.read_csv(output, keep_default_na=False)
 
