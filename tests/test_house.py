@@ -12,7 +12,10 @@ import unimol2_hf
 
 PACKAGE = Path(unimol2_hf.__file__).parent
 # Lowest first: each room may import those before it, and the root's files; the root none of them.
-ROOMS = ("models", "data", "targets", "training", "uncertainty", "pretraining", "finetuning", "jobs", "hub", "cli")
+ROOMS = (
+    "models", "data", "targets", "training", "uncertainty", "pretraining", "finetuning", "jobs", "estimators", "hub",
+    "cli",
+)  # fmt: skip
 OF_THE_PACKAGE = {"__init__", "__main__"}
 # What whoever loads a model from the Hub with its code must have installed.
 ROOT_MAY_IMPORT = {"numpy", "torch", "rdkit", "transformers", "huggingface_hub", *sys.stdlib_module_names}

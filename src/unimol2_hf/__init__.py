@@ -37,7 +37,9 @@ _EXPORTS = {
     "SanitizationError": "errors",
     "SmilesParseError": "errors",
     "TableError": "errors",
+    "UniMol2Classifier": "estimators.property",
     "UniMol2Config": "configuration_unimol2",
+    "UniMol2Embedder": "estimators.embedder",
     "UniMol2Error": "errors",
     "UniMol2FeatureExtractor": "feature_extraction_unimol2",
     "UniMol2ForPreTraining": "modeling_unimol2",
@@ -49,10 +51,12 @@ _EXPORTS = {
     "UniMol2PreTrainedModel": "modeling_unimol2",
     "UniMol2PreTrainingOutput": "modeling_unimol2",
     "UniMol2PropertyOutput": "modeling_unimol2",
+    "UniMol2Regressor": "estimators.property",
     "UniMol2Trainer": "training.trainer",
     "UnsupportedAtomError": "errors",
     "export_with_code": "hub.export",
     "keep_freed_memory": "jobs.memory",
+    "scaffold_groups": "estimators.inputs",
     "similarity": "jobs.neighbours",
 }
 
@@ -79,6 +83,10 @@ if TYPE_CHECKING:
     from .errors import UnexpectedMoleculeError as UnexpectedMoleculeError
     from .errors import UniMol2Error as UniMol2Error
     from .errors import UnsupportedAtomError as UnsupportedAtomError
+    from .estimators.embedder import UniMol2Embedder as UniMol2Embedder
+    from .estimators.inputs import scaffold_groups as scaffold_groups
+    from .estimators.property import UniMol2Classifier as UniMol2Classifier
+    from .estimators.property import UniMol2Regressor as UniMol2Regressor
     from .feature_extraction_unimol2 import FeaturizedMolecule as FeaturizedMolecule
     from .feature_extraction_unimol2 import UniMol2FeatureExtractor as UniMol2FeatureExtractor
     from .hub.export import export_with_code as export_with_code

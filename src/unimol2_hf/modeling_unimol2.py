@@ -904,9 +904,12 @@ class UniMol2PropertyHead(nn.Module):
 
     @property
     def is_new(self) -> bool:
-        """Whether it was never trained: a new head's bias is exactly zero; one step of training, and it is not."""
-        bias = self.kernel.bias if self.out_proj is None else self.out_proj.bias
-        return not bool(bias.any())
+        """Whether it was never trained: of a new head the bias is exactly zero, of a new kernel head the mean.
+
+        One step of training, and a bias is not; a kernel head's may be, since labels are standardised.
+        """
+        told = self.kernel.mean if self.out_proj is None else self.out_proj.bias
+        return not bool(told.any())
 
 
 def _with_columns(given: Tensor | None, what: str, pooled: Tensor, columns: int, told: str) -> Tensor:

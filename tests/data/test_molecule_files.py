@@ -2,10 +2,12 @@
 
 import bz2
 import gzip
+import io
 import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 
-from unimol2_hf import MoleculeError, TableError, UniMol2FeatureExtractor
-from unimol2_hf.data.molecule_files import read_molecules
+from unimol2_hf import MoleculeError, OutputFolderError, TableError, UniMol2FeatureExtractor
+from unimol2_hf.data.atomic_files import make_output_folder
+from unimol2_hf.data.molecule_files import local_source, read_molecules
 from unimol2_hf.data.molecule_rows import MoleculeRow
 
 
@@ -175,3 +178,31 @@ def test_missing_files(tmp_path: Path) -> None:
         rows_of(tmp_path / "library.csv")
     with pytest.raises(TableError, match=r"without \.parquet files"):
         rows_of(tmp_path)
+
+
+class TestElsewhere:
+    """What fsspec can fetch; in memory here, since tests have no network."""
+
+    def test_a_file_and_a_folder(self) -> None:
+        files = fsspec.filesystem("memory")
+        files.pipe("/bucket/library.smi", b"CCO a\nCCN b\n")
+        found = local_source("memory://bucket/library.smi")
+        assert found.name == "library.smi"
+        assert [row.id for row in read_molecules(found)] == ["a", "b"]
+        table = io.BytesIO()
+        pq.write_table(pa.table({"smiles": ["CCO"]}), table)
+        files.pipe("/bucket/folder/part-0.parquet", table.getvalue())
+        assert [row.smiles for row in read_molecules(local_source("memory://bucket/folder"))] == ["CCO"]
+
+    def test_what_lies_here_stays_where_it_is(self, tmp_path: Path) -> None:
+        assert local_source(str(tmp_path / "a.csv")) == tmp_path / "a.csv"
+        assert local_source("hf://datasets/org/name") == Path("hf://datasets/org/name")
+
+    @pytest.mark.parametrize("place", ["memory://bucket/none.smi", "nonsense://a/b.csv"])
+    def test_what_cannot_be_fetched(self, place: str) -> None:
+        with pytest.raises(TableError, match=f"{place} cannot be fetched: .*; copy it here yourself"):
+            local_source(place)
+
+    def test_output_goes_here(self) -> None:
+        with pytest.raises(OutputFolderError, match="is no folder of this machine; write here, and copy it there"):
+            make_output_folder(Path("s3://bucket/out"))

@@ -35,6 +35,7 @@ DRUGS["size"] = pd.cut(DRUGS["smiles"].str.len(), [0, 30, 45, 999], labels=["sma
 DRUGS.loc[::7, "crippen_logp"] = np.nan
 QUIET = Console(quiet=True)
 NEW = ["CCOC(=O)c1ccccc1", "CC(N)C(=O)O", "C1CC"]
+NEW_TABLE = pd.DataFrame({"smiles": NEW})
 
 
 def settings_of(**settings: Any) -> FinetuneSettings:
@@ -73,6 +74,15 @@ def test_vectors_and_descriptors_are_made_once(tmp_path: Path, monkeypatch: pyte
     assert tuned(tmp_path / "e", head="frozen", folds=3, conformer_cache="none") == folded
     # Another pooling, another vector.
     assert tuned(tmp_path / "f", head="frozen", pooling="mean", conformer_cache=cache) != first
+
+
+def test_labels_whose_mean_is_zero(tmp_path: Path) -> None:
+    """A fitted head may have a bias of exactly zero, and is no new one."""
+    table = DRUGS.assign(
+        tpsa=np.where(np.arange(60) % 2, 1.0, -1.0), part=["train"] * 40 + ["valid"] * 10 + ["test"] * 10
+    )
+    tuned(tmp_path / "m", table, head="frozen", split_column="part")
+    assert predicted(tmp_path / "m", NEW_TABLE)["predicted_tpsa"].notna().any()
 
 
 def test_baselines_take_the_heads_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from ..jobs.settings import (
 )
 from ..pretraining.settings import PretrainSettings
 from ..settings_unimol2 import FeaturizerOverrides
-from .options import DEFAULTS, FLAT, names_in, settings_file, with_featurizer
+from .options import DEFAULTS, FLAT, names_in, settings_file, source_path, with_featurizer
 from .threads import let_waiting_threads_sleep
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -42,8 +42,8 @@ app.meta.suppress_keyboard_interrupt = False
 conformers = App(name="conformers", help="Libraries of conformers to pretrain on.")
 app.command(conformers)
 
-KINDS = "CSV, TSV, Excel, SMI, SDF (.gz too), Parquet, a folder of it, or hf://datasets/ORG/NAME"
-Molecules = Annotated[Path, Parameter(help=KINDS)]
+KINDS = "CSV, TSV, Excel, SMI, SDF (.gz too), Parquet, a folder of it, hf://datasets/ORG/NAME, or s3:// and the like"
+Molecules = Annotated[Path, Parameter(help=KINDS, converter=source_path)]
 ShardFolder = Annotated[Path, Parameter(help="folder for Parquet shards; an interrupted job goes on there")]
 Overrides = Annotated[FeaturizerOverrides, FLAT]
 
@@ -80,7 +80,9 @@ def _with_config(
 
 @app.command
 def finetune(
-    data: Annotated[Path, Parameter(help=f"molecules and labels, of which some may be missing: {KINDS}")],
+    data: Annotated[
+        Path, Parameter(help=f"molecules and labels, of which some may be missing: {KINDS}", converter=source_path)
+    ],
     /,
     *,
     output_dir: Annotated[Path, Parameter(help="folder for model, metrics, predictions and plot")],

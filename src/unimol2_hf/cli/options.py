@@ -96,6 +96,13 @@ def names_in(listed: tuple[str, ...] | None) -> tuple[str, ...]:
     return tuple(name.strip() for part in listed or () for name in part.split(",") if name.strip())
 
 
+def source_path(_: Any, tokens: Any) -> Path:
+    """What lies elsewhere ("s3://...") is fetched; a path is made here, since `Path` drops a slash of "//"."""
+    from ..data.molecule_files import local_source
+
+    return local_source(tokens[0].value)
+
+
 def _mapping_in(_: Any, tokens: Any) -> Mapping[str, Any]:
     text = tokens[0].value
     try:

@@ -21,6 +21,8 @@ def make_output_folder(folder: Path) -> None:
     Raises:
         OutputFolderError: it cannot be made.
     """
+    if len(folder.parts) > 1 and folder.parts[0].endswith(":") and not folder.is_absolute():
+        raise OutputFolderError(f"{folder} is no folder of this machine; write here, and copy it there")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,9 +1,13 @@
 """Molecules in: every kind of file, table or data set as one stream of rows; every row is kept."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow.parquet as pq
 
 from ..errors import TableError
@@ -53,6 +57,26 @@ def open_rows(source: Source, columns: Columns) -> tuple[Fields, Iterator[Molecu
     if is_parquet(source):
         return open_parquet(files_of(source), columns)
     return open_text(source, columns)
+
+
+def local_source(text: str) -> Path:
+    """Where a source lies on this machine; what lies elsewhere ("s3://", ...) is copied into a temporary folder.
+
+    Raises:
+        TableError: there is no such file, or nothing installed that could fetch it.
+    """
+    if "://" not in text or is_on_hub(Path(text)):
+        return Path(text)
+    folder = Path(tempfile.mkdtemp(prefix="unimol2_hf_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        filesystem, place = fsspec.core.url_to_fs(text)
+        copy = folder / place.rstrip("/").rsplit("/", 1)[-1]
+        filesystem.get(place, str(copy), recursive=filesystem.isdir(place))
+    # fsspec's file systems raise whatever the library behind them does.
+    except Exception as error:
+        raise TableError(f"{text} cannot be fetched: {error}; copy it here yourself") from error
+    return copy
 
 
 def check_readable(path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..configuration_unimol2 import BINARY, KERNEL, MULTICLASS, REGRESSION
-from ..data.atomic_files import make_output_folder, write_json_whole
+from ..data.atomic_files import make_output_folder, whole_file, write_json_whole
 from ..data.splits import TEST, TRAIN, UNUSED, VALID
 from ..data.tables import conformer_summary
 from ..data.vector_cache import vector_cache_for
@@ -107,23 +107,30 @@ def write_outputs(
     `training_set.parquet` (which `--split-file` reads) and `report/` hold the user's own data, which publishing leaves
     out.
     """
-    table, read = prepared.table, prepared.read_molecules()
-    # A head in closed form, and an ensemble on folds, have learned from the validation part too.
-    learned = (TRAIN, VALID) if fitted.config.head_type == KERNEL or fitted.folds is not None else (TRAIN,)
-    training = [read[row] for row in np.flatnonzero(np.isin(table.split, learned))]
-    bits = bits_of_all(molecule_of(each) if has_bonds(each) else None for each in training)
-    save_fingerprints(output_dir, bits)
+    table = prepared.table
+    save_training_fingerprints(output_dir, prepared, fitted)
     labels = pd.DataFrame(table.labels, columns=table.target_names)
     own = pd.concat([pd.DataFrame({"smiles": table.smiles, "split": table.split}), labels], axis=1)
-    own[table.split != UNUSED].to_parquet(output_dir / TRAINING_SET_FILE)
+    with whole_file(output_dir / TRAINING_SET_FILE) as draft:
+        own[table.split != UNUSED].to_parquet(draft)
     make_output_folder(output_dir / ROWS_FILE.parent)
-    row_report(prepared, fitted).to_csv(output_dir / ROWS_FILE, index=False)
+    with whole_file(output_dir / ROWS_FILE) as draft:
+        row_report(prepared, fitted).to_csv(draft, index=False)
     rows = prepared.table.rows_of(TEST)
     blocks = outputs_by_target(fitted.outputs[rows], prepared.targets)
     save_test_plot(blocks, prepared.table.labels[rows], prepared.targets, report[TEST], output_dir / "parity.png")
     if history:
         save_learning_curve(history, output_dir / "learning_curve.png")
     write_json_whole(output_dir / METRICS_FILE, report)
+
+
+def save_training_fingerprints(output_dir: Path, prepared: PreparedTable, fitted: FittedTable) -> None:
+    """Of the molecules that the model has learned from, for `nearest_similarity`."""
+    # A head in closed form, and an ensemble on folds, have learned from the validation part too.
+    learned = (TRAIN, VALID) if fitted.config.head_type == KERNEL or fitted.folds is not None else (TRAIN,)
+    read = prepared.read_molecules()
+    training = [read[row] for row in np.flatnonzero(np.isin(prepared.table.split, learned))]
+    save_fingerprints(output_dir, bits_of_all(molecule_of(each) if has_bonds(each) else None for each in training))
 
 
 def row_report(prepared: PreparedTable, fitted: FittedTable) -> pd.DataFrame:

@@ -16,10 +16,10 @@ from ..data.output_folder import about_source, fingerprint_of_source, locked_out
 from ..models.loading import load_config
 from ..models.packaged import resolve_model
 from .evaluate import METRICS_FILE, evaluate, print_report, write_outputs
-from .fitted import predict_all, tell_calibration
+from .fitted import FittedTable, predict_all, tell_calibration
 from .frozen import fit_frozen
-from .members import is_frozen, plan_members, tell_members
-from .prepare import prepare
+from .members import Members, is_frozen, plan_members, tell_members
+from .prepare import PreparedTable, prepare
 from .settings import FinetuneSettings
 from .train import load_start_config, train_members, training_history
 
@@ -69,17 +69,24 @@ def _run(
 ) -> dict[str, Any]:
     set_seed(settings.seed)
     prepared = prepare(data, settings, console)
-    frozen = is_frozen(settings, prepared, config)
-    members = plan_members(settings, prepared, frozen)
+    members = plan_members(settings, prepared, is_frozen(settings, prepared, config))
+    fitted = fit_model(prepared, settings, members, output_dir, console)
+    report = evaluate(prepared, fitted, settings)
+    report["head"] = "frozen" if members.frozen else "finetuned"
+    write_outputs(output_dir, prepared, fitted, report, training_history(output_dir))
+    print_report(console, prepared, report, output_dir)
+    return report
+
+
+def fit_model(
+    prepared: PreparedTable, settings: FinetuneSettings, members: Members, output_dir: Path, console: Console
+) -> FittedTable:
+    """Fit or train all members, save them with what was calibrated on them, and predict all rows."""
     tell_members(members, console)
-    fit = fit_frozen if frozen else train_members
+    fit = fit_frozen if members.frozen else train_members
     logits = fit(prepared, settings, members, output_dir, console)
     fitted = predict_all(prepared, members, logits, load_config(str(output_dir)), settings.coverage)
     if fitted.calibration is not None:
         save_calibration(output_dir, fitted.calibration)
         tell_calibration(prepared, fitted.calibration, console)
-    report = evaluate(prepared, fitted, settings)
-    report["head"] = "frozen" if frozen else "finetuned"
-    write_outputs(output_dir, prepared, fitted, report, training_history(output_dir))
-    print_report(console, prepared, report, output_dir)
-    return report
+    return fitted

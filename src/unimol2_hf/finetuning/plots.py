@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from ..configuration_unimol2 import REGRESSION
+from ..data.atomic_files import whole_file
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -48,7 +49,8 @@ def save_test_plot(
             draw(panels[index], predictions[index], references[:, index], target, metrics[target["name"]])
         for panel in panels[len(shown) :]:
             panel.set_visible(False)
-        figure.savefig(path, dpi=150)
+        with whole_file(path) as draft:
+            figure.savefig(draft, dpi=150, format=path.suffix[1:])
 
 
 def save_learning_curve(history: list[dict[str, Any]], path: Path) -> None:
@@ -62,7 +64,8 @@ def save_learning_curve(history: list[dict[str, Any]], path: Path) -> None:
                 panel.plot(*zip(*points, strict=True), label=label, color=color, marker=".")
         panel.set(xlabel="epoch")
         panel.legend(frameon=False)
-        figure.savefig(path, dpi=150)
+        with whole_file(path) as draft:
+            figure.savefig(draft, dpi=150, format=path.suffix[1:])
 
 
 def _draw_roc(

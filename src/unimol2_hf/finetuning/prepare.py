@@ -15,10 +15,8 @@ from ..data.identity import identities
 from ..data.molecule_files import Source
 from ..data.progress import stage
 from ..data.splits import (
-    TEST,
     TRAIN,
     UNUSED,
-    VALID,
     Parts,
     make_split,
     one_part_a_molecule,
@@ -84,13 +82,21 @@ class PreparedTable:
         return FeaturizedDataset([self.molecules[row] for row in rows], self.table.labels[rows], weights)
 
 
-def prepare(data: Source, settings: FinetuneSettings, console: Console) -> PreparedTable:
+def prepare(
+    data: Source | MoleculeTable, settings: FinetuneSettings, console: Console, held_out: bool = True
+) -> PreparedTable:
     """Read, split and featurise a table.
+
+    Args:
+        data: the table.
+        settings: of the run.
+        console: where it is told.
+        held_out: whether there are parts to validate and test on; without them every row is for training.
 
     Raises:
         TableError: the table cannot be used (see `label_table`, `make_split`), or every molecule of a part failed.
     """
-    source = read_table(data, settings.smiles_column)
+    source = data if isinstance(data, MoleculeTable) else read_table(data, settings.smiles_column)
     table = label_table(
         source,
         settings.targets,
@@ -105,7 +111,10 @@ def prepare(data: Source, settings: FinetuneSettings, console: Console) -> Prepa
     standardize = extractor.settings().standardize
     names = identities(table.molecules, standardize, workers)
     _tell_duplicates(resolve_duplicates(table, names, settings.duplicates), console)
-    split = _asked_split(source, names, settings, standardize, table.notes)
+    if held_out:
+        split = _asked_split(source, names, settings, standardize, table.notes)
+    else:
+        split, table.parts = np.full(len(names), TRAIN, dtype="<U5"), (TRAIN,)
     left_out = one_part_a_molecule(split, names, table.notes)
     if left_out:
         console.print(f"{left_out} rows left out: the same molecule is in a later part of the split (see {ROWS_FILE})")
@@ -178,7 +187,7 @@ def _exclude_failed(table: LabelledTable, molecules: list[FeaturizedMolecule]) -
     """A molecule without features leaves its split; the row report keeps it."""
     failed = np.array([molecule.error is not None for molecule in molecules])
     table.split[failed] = UNUSED
-    for part in (TRAIN, VALID, TEST):
+    for part in table.parts:
         if failed.any() and not len(table.rows_of(part)):
             reasons = sorted({str(molecule.error.reason) for molecule in molecules if molecule.error is not None})
             raise TableError(f"no usable molecule is left in the {part} part; failures: {'; '.join(reasons[:3])}")

@@ -1,6 +1,5 @@
 """What a library of conformers holds: scaffolds, sizes, failures (arXiv 2406.14969, table 1 and figure 1)."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from ..data.atomic_files import whole_file, write_json_whole
 from ..data.conformer_library import conformer_shards_of
 from ..data.molecule_files import files_of
 from ..errors import LibraryError
@@ -111,7 +111,7 @@ def write_statistics(libraries: Sequence[LibraryStatistics], output_dir: Path, c
         {**each.summary(), "failures": each.failed, "heavy_atoms": each.heavy_atoms, "top": each.top()}
         for each in libraries
     ]
-    (output_dir / STATISTICS_FILE).write_text(json.dumps(content, indent=1) + "\n")
+    write_json_whole(output_dir / STATISTICS_FILE, content)
     _draw(libraries, output_dir / STATISTICS_FIGURE)
     names, *rows = zip(*(each.summary().items() for each in libraries), strict=True)
     # One column for each library: a terminal is narrow.
@@ -143,7 +143,8 @@ def _draw(libraries: Sequence[LibraryStatistics], path: Path) -> None:
         axes.invert_yaxis()
         axes.set_xlabel("molecules, %")
         axes.set_title(f"{library.name}: {library.molecules:,} molecules, {len(library.scaffolds):,} scaffolds")
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=120, format="png")
     plt.close(figure)
 
 

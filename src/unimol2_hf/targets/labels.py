@@ -39,6 +39,7 @@ class LabelledTable:
         left_out: of each target the texts that were no labels, by row.
         extra_features: columns (n,) of numbers that the model is to read besides the molecule, by name.
         row_weights: (n,) what a row counts in training; None where all count the same.
+        parts: of the split that must have rows.
     """
 
     smiles: list[str]
@@ -50,6 +51,7 @@ class LabelledTable:
     left_out: dict[str, dict[int, str]] = field(default_factory=dict)
     extra_features: dict[str, FloatArray] = field(default_factory=dict)
     row_weights: FloatArray | None = None
+    parts: tuple[str, ...] = (TRAIN, VALID, TEST)
 
     @property
     def target_names(self) -> list[str]:
@@ -246,7 +248,7 @@ def _weights(column: pd.Series, name: str) -> FloatArray:
 
 def check_parts(table: LabelledTable) -> None:
     """Raise `TableError` where a part of the split is empty or a target has fewer than two training labels."""
-    for part in (TRAIN, VALID, TEST):
+    for part in table.parts:
         if not len(table.rows_of(part)):
             raise TableError(f"no labelled row in the {part} part of the split")
     labels = table.labels[table.rows_of(TRAIN)]
