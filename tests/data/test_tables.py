@@ -191,7 +191,7 @@ class TestGeometries:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "smiles,y,y\nCCO,1,2\n", "column y more than once"),
+        ("t.csv", "smiles,y,y\nCCO,1,2\n", "column 'y' more than once"),
         ("t.csv", "SMILES,y\nCCO,1\n", "no column smiles; its columns are: SMILES, y"),
         ("t.csv", "smiles|y\nCCO|1\n", r"no column smiles; its columns are: smiles\|y"),
         ("t.csv", "", "no column smiles"),
@@ -214,7 +214,7 @@ def test_excel_without_openpyxl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_frame_with_a_column_twice() -> None:
-    with pytest.raises(TableError, match="the table has the column y more than once; rename one"):
+    with pytest.raises(TableError, match="the table has the column 'y' more than once; rename one"):
         read_table(pd.DataFrame([["C", 1, 2]], columns=["smiles", "y", "y"]))
 
 

@@ -29,8 +29,6 @@ from unimol2_hf import (
     scaffold_groups,
 )
 
-pytestmark = pytest.mark.numerical
-
 DRUGS: Any = pd.read_csv(Path(__file__).parents[2] / "examples" / "drugs.csv").head(60)
 X, Y = DRUGS["smiles"], DRUGS["tpsa"]
 POLAR = np.where(Y > 70, "yes", "no")

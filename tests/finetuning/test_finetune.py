@@ -185,7 +185,7 @@ class TestPredict:
             np.testing.assert_allclose(predicted[f"predicted_{target}"], rows[f"predicted_{target}"], rtol=1e-4)
         assert predicted["error"].notna().sum() == 3
         assert predicted["error"].notna().equals(predicted["predicted_logp"].isna())
-        assert "67 rows written" in output
+        assert "67 rows in" in output
         assert "3 failed" in output
         assert "1 from a 2D conformer" in output
 

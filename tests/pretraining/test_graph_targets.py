@@ -100,7 +100,7 @@ class TestKeptColumns:
         ("name", "content", "keep", "problem"),
         [
             ("in.csv", "smiles,y\nCCO,1\n", ("x",), "no column x"),
-            ("in.smi", "CCO a\n", ("y",), "no columns to keep"),
+            ("in.smi", "CCO a\n", ("y",), "no column y: it has no header"),
             ("in.csv", "smiles,error\nCCO,1\n", ("error",), "names error; a library has it already"),
             ("in.csv", "smiles,y\nCCO,1\n", ("y", "y"), "a column twice"),
         ],

@@ -121,13 +121,16 @@ class PredictJob(ModelJob):
         return Ranking(column, settings.top, settings.lowest, Path(settings.top_output or beside), files)
 
     @cached_property
+    def _predicted_fields(self) -> Fields:
+        return prediction_fields(self.pipeline.model.config, self.pipeline.calibration)
+
+    @cached_property
     def added_fields(self) -> Fields:
         """The columns beside the source's."""
-        pipeline = self.pipeline
         standardizes = self.extractor.settings(**self.settings.featurizer).standardize != "none"
         return [
-            *prediction_fields(pipeline.model.config, pipeline.calibration),
-            *([pa.field(SIMILARITY, pa.float64())] if pipeline.has_similarity else []),
+            *self._predicted_fields,
+            *([pa.field(SIMILARITY, pa.float64())] if self.pipeline.has_similarity else []),
             *([pa.field(STANDARDIZED, pa.string())] if standardizes else []),
             *(pa.field(name, pa.string()) for name in (CONFORMER, WARNING, ERROR, ERROR_CODE)),
         ]
@@ -143,11 +146,11 @@ class PredictJob(ModelJob):
         summary = RowSummary()
         options = {"coverage": self.settings.coverage}
         with whole_or_absent(shard_path(self.shards, number), schema) as writer:
+            empty = dict.fromkeys(schema.names)
             results = self.pipeline.run_pairs(self._completed(made), self.settings.batch_size, **options)
             for row, result in results:
                 summary.add(result)
-                missing = dict.fromkeys(schema.names)
-                writer.write({**missing, **row.cells, **self._predicted(result)})
+                writer.write({**empty, **row.cells, **self._predicted(result)})
                 after_row()
             writer.counts = asdict(summary)
         return summary.rows
@@ -159,8 +162,7 @@ class PredictJob(ModelJob):
             yield row, self.pipeline.complete(molecule, row.molecule, given)
 
     def _predicted(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        provenance = result["provenance"]
-        names = [each.name for each in prediction_fields(self.pipeline.model.config, self.pipeline.calibration)]
+        provenance, names = result["provenance"], [each.name for each in self._predicted_fields]
         return {
             **dict(zip(names, prediction_cells(result, len(names)), strict=True)),
             SIMILARITY: result.get(SIMILARITY),
@@ -172,9 +174,8 @@ class PredictJob(ModelJob):
         }
 
     def is_finished(self) -> bool:
-        # Shards of a finished file are gone.
-        whole = self.file is not None and self.file.exists() and (self.output_dir / SUMMARY_FILE).exists()
-        return whole and not finished_shards(self.shards)
+        # The summary is written after the file; of its shards some may be gone.
+        return self.file is not None and self.file.exists() and (self.output_dir / SUMMARY_FILE).exists()
 
     def conclude(self) -> None:
         if self.file is not None:
