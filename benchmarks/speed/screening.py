@@ -36,6 +36,8 @@ FEW, APART = 20_000, 10_000
 # nano's width.
 VECTORS, WIDTH, VECTORS_A_SHARD, QUERIES, TOP = 1_000_000, 192, 8192, 100, 20
 INTERRUPTS = 5
+# What a shell starts in the background ignores Ctrl-C, and whatever that starts would too.
+HEEDING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 Result = dict[str, Any]
 
 
@@ -213,7 +215,10 @@ def measure_interrupt(data: Path, work_dir: Path) -> Result:
                 "conformers build": ["conformers", "build", str(source), str(output)],
             }[name]
             process = subprocess.Popen(
-                command(*arguments, *given), start_new_session=True, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-c", HEEDING, *command(*arguments, *given)],
+                start_new_session=True,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             while process.poll() is None and not list(output.glob("*/part-*.parquet")):
                 time.sleep(0.05)

@@ -253,8 +253,14 @@ class TestProcesses:
 
     def test_an_interrupt(self, command: list[str], tmp_path: Path) -> None:
         """While conformers are made: a line, no traceback, finished shards stay."""
+        # What the background starts ignores it, and whatever that starts would too.
+        heeding = "import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            [sys.executable, "-c", heeding, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         shards = tmp_path / "out.job" / "predictions"
         deadline = time.monotonic() + 120
