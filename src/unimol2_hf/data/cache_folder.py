@@ -61,9 +61,6 @@ class CacheFolder:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __contains__(self, smiles: str) -> bool:
-        return smiles in self._places
-
     def get(self, smiles: str, *columns: str) -> tuple[Any, ...] | None:
         """What a record has in these columns; `None` where there is none."""
         if smiles not in self._places:

@@ -1,6 +1,6 @@
 """Vectors of molecules made once: the conformer cache's twin, for a model's vectors and RDKit's descriptors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +50,25 @@ def vector_cache_for(where: str, about: Mapping[str, Any]) -> VectorCache | None
     """The cache that a command's setting (`CacheSettings`) asks for, if it asks for one."""
     root = cache_root(where)
     return None if root is None else VectorCache(root, about)
+
+
+def made_once(
+    molecules: Sequence[Molecule],
+    cache: VectorCache | None,
+    make: Callable[[list[int]], Iterable[tuple[int, NDArray[Any] | None]]],
+) -> list[NDArray[Any] | None]:
+    """Vectors (conformers, D) of each molecule; what the cache lacks is made, and kept.
+
+    Args:
+        molecules: n of them.
+        cache: where vectors are looked up; `None` for none.
+        make: gives, of these positions, each with its vectors, `None` where there are none.
+    """
+    found: list[NDArray[Any] | None] = [None if cache is None else cache.look_up(molecule) for molecule in molecules]
+    for position, vectors in make([position for position, each in enumerate(found) if each is None]):
+        found[position] = vectors
+        if cache is not None and vectors is not None:
+            cache.add(molecules[position], vectors)
+    if cache is not None:
+        cache.write()
+    return found

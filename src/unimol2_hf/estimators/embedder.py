@@ -1,6 +1,6 @@
 """Embeddings as a scikit-learn transformer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..conformers import conformer_versions
 from ..data.conformer_cache import cache_for, featurize_cached
-from ..data.vector_cache import vector_cache_for
+from ..data.vector_cache import made_once, vector_cache_for
 from ..jobs.model_job import load_pipeline
 from ..jobs.settings import EmbedSettings
 from ..modeling_unimol2 import UniMol2Model
@@ -80,21 +80,14 @@ class UniMol2Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         molecules = molecules_in(X)
         cache = vector_cache_for(self.conformer_cache, self._about())
-        vectors = np.empty((len(molecules), self.n_features_out_), dtype=np.float32)
-        unknown = []
-        for row, molecule in enumerate(molecules):
-            known = None if cache is None else cache.look_up(molecule)
-            if known is None:
-                unknown.append(row)
-            else:
-                vectors[row] = known[0]
-        for row, vector in zip(unknown, self._vectors([molecules[row] for row in unknown], unknown), strict=True):
-            vectors[row] = vector
-            if cache is not None:
-                cache.add(molecules[row], vector[None])
-        if cache is not None:
-            cache.write()
-        return vectors
+
+        def make(rows: list[int]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+            for row, vector in zip(rows, self._vectors([molecules[row] for row in rows], rows), strict=True):
+                yield row, vector[None]
+
+        none = np.empty((0, self.n_features_out_), dtype=np.float32)
+        # Every molecule has a vector by now: one that cannot be used has raised its error.
+        return np.concatenate([none, *(each for each in made_once(molecules, cache, make) if each is not None)])
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the columns of `transform`."""

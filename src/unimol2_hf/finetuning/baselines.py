@@ -1,6 +1,6 @@
 """Two strong and simple baselines on the same split: descriptors with gradient boosting, ECFP4 with a random forest."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from sklearn.ensemble import (
 
 from ..configuration_unimol2 import BINARY, REGRESSION
 from ..data.splits import TEST, TRAIN, VALID
-from ..data.vector_cache import VectorCache
+from ..data.vector_cache import VectorCache, made_once
 from ..descriptors import descriptor_names, rdkit_descriptors
 from ..molecules import Molecule, molecule_of, remove_hydrogens
 from ..targets.metrics import Metrics, Target, metrics_by_target
@@ -99,21 +99,14 @@ def descriptors_of(
     molecules: Sequence[Molecule], num_workers: int = 0, cache: VectorCache | None = None
 ) -> NDArray[np.float32]:
     """RDKit's descriptors (n, T), from the cache where it has them; NaN for a molecule that cannot be read."""
-    found = np.full((len(molecules), len(descriptor_names())), np.nan, dtype=np.float32)
-    known = [None if cache is None else cache.look_up(molecule) for molecule in molecules]
-    rows = [row for row, each in enumerate(known) if each is None]
-    for row, each in enumerate(known):
-        if each is not None:
-            found[row] = each[0]
-    work = partial(_vector_or_none, rdkit_descriptors)
-    for row, vector in map_in_order(work, ((row, molecules[row]) for row in rows), num_workers):
-        if vector is not None:
-            found[row] = vector
-            if cache is not None:
-                cache.add(molecules[row], vector[None])
-    if cache is not None:
-        cache.write()
-    return found
+
+    def make(rows: list[int]) -> Iterator[tuple[int, NDArray[np.float32] | None]]:
+        work = partial(_vector_or_none, rdkit_descriptors)
+        for row, vector in map_in_order(work, ((row, molecules[row]) for row in rows), num_workers):
+            yield row, None if vector is None else vector[None]
+
+    missing = np.full((1, len(descriptor_names())), np.nan, dtype=np.float32)
+    return np.concatenate([missing if each is None else each for each in made_once(molecules, cache, make)])
 
 
 def ecfp4_counts(molecule: Chem.Mol) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """A kernel head on the frozen vectors of a pretrained model, fitted in closed form."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ..configuration_unimol2 import KERNEL, REGRESSION
 from ..conformers import conformer_versions
 from ..data.progress import stage
 from ..data.splits import TRAIN, VALID
-from ..data.vector_cache import vector_cache_for
+from ..data.vector_cache import made_once, vector_cache_for
 from ..feature_extraction_unimol2 import MODEL_INPUT_NAMES
 from ..modeling_unimol2 import UniMol2ForPropertyPrediction, encoder_options, pooled_states
 from ..models.loading import encoder_fingerprint, quiet_transformers
@@ -82,18 +83,15 @@ def frozen_vectors(
         **conformer_versions(),
     }
     cache = vector_cache_for(settings.conformer_cache, about)
-    given = prepared.table.molecules
-    found = [None if cache is None else cache.look_up(molecule) for molecule in given]
-    unknown = [(row, made) for row, made in enumerate(prepared.molecules) if found[row] is None]
-    with stage(console, "vectors", len(unknown)) as advance:
-        for row, result in pipeline.run_pairs(unknown, settings.batch_size):
-            found[row] = result["vectors"]
-            if cache is not None:
-                cache.add(given[row], result["vectors"])
-            advance(1)
-    if cache is not None:
-        cache.write()
-    return [np.asarray(each, dtype=np.float64) for each in found]
+
+    def make(rows: list[int]) -> Iterator[tuple[int, FloatArray]]:
+        with stage(console, "vectors", len(rows)) as advance:
+            pairs = ((row, prepared.molecules[row]) for row in rows)
+            for row, result in pipeline.run_pairs(pairs, settings.batch_size):
+                yield row, result["vectors"]
+                advance(1)
+
+    return [np.asarray(each, dtype=np.float64) for each in made_once(prepared.table.molecules, cache, make)]
 
 
 class _VectorPipeline(MoleculePipeline):
