@@ -19,12 +19,12 @@ from transformers import set_seed
 
 from ..configuration_unimol2 import BINARY, MULTICLASS, REGRESSION
 from ..data.molecule_rows import text_of
-from ..data.splits import TRAIN, VALID, deal_folds, groups_of
+from ..data.splits import TRAIN, VALID, groups_of
 from ..data.tables import MoleculeTable
 from ..errors import ModelError, TableError
 from ..finetuning.evaluate import save_training_fingerprints
 from ..finetuning.finetune import fit_model
-from ..finetuning.members import is_frozen, plan_members
+from ..finetuning.members import is_frozen, plan_members, validation_rows
 from ..finetuning.prepare import PreparedTable, prepare
 from ..finetuning.settings import FinetuneSettings
 from ..finetuning.train import load_start_config
@@ -39,8 +39,6 @@ from .inputs import labels_in, molecules_in
 
 TARGET, WEIGHT = "y", "weight"
 _QUIET = Console(quiet=True)
-# Of what a single model is trained on, one part in so many decides which epoch is kept.
-_VALIDATION_PARTS = 10
 
 
 class _PropertyEstimator(BaseEstimator):  # type: ignore[misc]
@@ -167,10 +165,9 @@ class _PropertyEstimator(BaseEstimator):  # type: ignore[misc]
 
 def _with_validation(prepared: PreparedTable, settings: FinetuneSettings) -> PreparedTable:
     """A trained model without folds keeps a tenth of the molecules to choose its epoch by."""
-    groups = groups_of(prepared.names, "random")
-    parts = min(_VALIDATION_PARTS, max(2, len(np.unique(groups))))
-    held = deal_folds(groups, parts, settings.seed) == 0
-    return prepared.with_split(np.where(held, VALID, TRAIN).astype("<U5"))
+    rows = prepared.table.split == TRAIN
+    held = validation_rows(groups_of(prepared.names, settings.split_method), rows, settings.seed)
+    return prepared.with_split(np.where(held, VALID, prepared.table.split))
 
 
 class UniMol2Regressor(RegressorMixin, _PropertyEstimator):  # type: ignore[misc]

@@ -74,13 +74,13 @@ def plan_members(settings: FinetuneSettings, prepared: PreparedTable, frozen: bo
     seeds = [settings.seed + number for number in range(len(left_out))]
     kept = [own & ~np.isin(folds, out) for out in left_out]
     splits = [
-        _parts(split, rows, np.zeros_like(rows) if frozen else _validation(groups, rows, seed))
+        _parts(split, rows, np.zeros_like(rows) if frozen else validation_rows(groups, rows, seed))
         for rows, seed in zip(kept, seeds, strict=True)
     ]
     return Members(frozen, splits, seeds, groups, folds, tuple(map(tuple, left_out)))
 
 
-def _validation(groups: NDArray[np.intp], rows: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+def validation_rows(groups: NDArray[np.intp], rows: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
     """A tenth of the rows, or one group."""
     own = groups[rows]
     valid = np.zeros_like(rows)
