@@ -95,8 +95,9 @@ class Calibration:
         lower, upper = [], []
         for scores, own in zip(fitted["scores"], self.unseen, strict=True):
             mean, difficulty = members[list(own)].mean(), fitted["floor"] + members[list(own)].std(ddof=1)
-            lower.append(mean - difficulty * np.asarray(scores))
-            upper.append(mean + difficulty * np.asarray(scores))
+            half = difficulty * np.asarray(scores)
+            lower.append(mean - half)
+            upper.append(mean + half)
         value = members.mean()
         ends = np.sort(np.concatenate(lower))[-rank], np.sort(np.concatenate(upper))[rank - 1]
         return float(min(ends[0], value)), float(max(ends[1], value))

@@ -18,7 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 MOLECULES = [f"{'C' * (1 + number % 12)}{group}" for number, group in enumerate(["O", "N", "F", "Cl", "S", "Br"] * 12)]
 # What cannot hold of molecules, and why.
 ONE_COLUMN = "X is one column of molecules: there are no features to count or to name"
-NO_NUMBERS = "what a number may be (NaN, infinite, complex, sparse) is no question of molecules"
 MOLECULES_DECIDE = "its rows, scaled or rounded, are other molecules here"
 WORDS = "refused by name, in other words than scikit-learn's"
 ZERO_WEIGHT = "a row of weight 0 still takes part in the scale of labels and vectors"

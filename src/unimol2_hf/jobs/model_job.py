@@ -15,7 +15,7 @@ from ..data.molecule_rows import MoleculeRow
 from ..errors import ModelError
 from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..modeling_unimol2 import UniMol2PreTrainedModel
-from ..models.loading import load_config, load_feature_extractor, load_model
+from ..models.loading import add_weights, load_config, load_feature_extractor, load_model
 from ..packed_linear import LARGEST_PACKED_MODEL
 from ..pipeline_unimol2 import MoleculePipeline
 from .library_job import LibraryJob
@@ -57,9 +57,7 @@ class ModelJob(LibraryJob[Featurized]):
         digest = hashlib.blake2b(self.pipeline.model.config.to_json_string().encode())
         digest.update(json.dumps(asdict(self.extractor.settings())).encode())
         for model in self.pipeline.models:
-            for name, tensor in sorted(model.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            add_weights(digest, model)
         return digest.hexdigest()[:32]
 
     def make(self, rows: Iterable[MoleculeRow], num_workers: int) -> Iterator[tuple[int, Featurized]]:

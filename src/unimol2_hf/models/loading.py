@@ -110,10 +110,15 @@ def encoder_fingerprint(model: UniMol2PreTrainedModel) -> str:
     """Hash of an encoder's weights, and of what else decides its answers; the head and the task do not count."""
     config = model.config
     digest = hashlib.blake2b(json.dumps({name: getattr(config, name) for name in _BESIDE_WEIGHTS}).encode())
-    for name, tensor in sorted(model.base_model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    add_weights(digest, model.base_model)
     return digest.hexdigest()[:32]
+
+
+def add_weights(digest: Any, model: torch.nn.Module) -> None:
+    """Put names and bytes of a model's weights into a hash."""
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def load_feature_extractor(model: str, optional: bool = False, **changes: Any) -> UniMol2FeatureExtractor:
