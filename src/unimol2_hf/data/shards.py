@@ -126,15 +126,18 @@ class ShardWriter:
 def whole_or_absent(path: Path, schema: pa.Schema) -> Iterator[ShardWriter]:
     """Write a shard beside its place and move it there, safe on disk, when it is complete."""
     draft = draft_of(path)
-    writer = ShardWriter(draft, schema)
+    writer = None
+    # An interrupt comes at any moment: while the file is opened, and while it reaches the disk.
     try:
+        writer = ShardWriter(draft, schema)
         yield writer
         writer.close()
+        move_into_place(draft, path)
     except BaseException:
-        writer.abandon()
+        if writer is not None:
+            writer.abandon()
         draft.unlink(missing_ok=True)
         raise
-    move_into_place(draft, path)
 
 
 def shard_counts(path: Path) -> dict[str, int]:
