@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_server import hub  # noqa: F401 - a fixture
 from rich.console import Console
 from safetensors.torch import load_file
 

@@ -27,6 +27,7 @@ _EXPORTS = {
     "DuplicateMoleculeError": "errors",
     "SettingsError": "errors",
     "OutputFolderError": "errors",
+    "HubError": "errors",
     "LibraryError": "errors",
     "MetricsError": "errors",
     "MoleculeError": "errors",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .errors import CoordinatesError as CoordinatesError
     from .errors import DuplicateMoleculeError as DuplicateMoleculeError
     from .errors import EmptyMoleculeError as EmptyMoleculeError
+    from .errors import HubError as HubError
     from .errors import LibraryError as LibraryError
     from .errors import MetricsError as MetricsError
     from .errors import ModelError as ModelError

@@ -62,6 +62,12 @@ class CheckpointError(UniMol2Error):
     code = "checkpoint"
 
 
+class HubError(UniMol2Error):
+    """A folder that must not be published, or a repository of the Hub that cannot be reached, read or written."""
+
+    code = "hub"
+
+
 class MoleculeError(UniMol2Error):
     """A molecule that cannot be turned into model input.
 
