@@ -448,6 +448,7 @@ def hub_environment(hub: HubServer, home: Path) -> dict[str, str]:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A running Hub, and this process set up for it: what reads the environment at import is told by hand."""
+    import datasets.config  # noqa: F401 - what is imported later would keep this Hub for good
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from transformers import pipeline
 from unimol2_hf import (
     NANO,
     CheckpointError,
+    HubError,
     ModelError,
     OutputFolderError,
     SettingsError,
@@ -32,6 +34,7 @@ from unimol2_hf.data.molecule_files import read_molecules
 from unimol2_hf.errors import MetricsError, MoleculeTooLargeError
 from unimol2_hf.fingerprints import FINGERPRINTS_FILE, load_fingerprints
 from unimol2_hf.hub.convert import config_from_weights
+from unimol2_hf.hub.push import push_folder
 from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.settings import EmbedSettings
 from unimol2_hf.targets.metrics import binary_metrics, regression_metrics
@@ -100,6 +103,13 @@ def random_head(folder: Path) -> Any:
 def damaged_fingerprints(folder: Path) -> Any:
     (folder / FINGERPRINTS_FILE).write_bytes(b"x" * 100)
     return load_fingerprints(folder)
+
+
+def pushed(folder: Path, repo_id: str, token: str | None = "hf_token") -> str:
+    """Of a folder with a config, to a Hub that tests are not allowed to reach."""
+    (folder / "config.json").write_text("{}")
+    with patch("unimol2_hf.hub.push.get_token", return_value=None):
+        return push_folder(folder, repo_id, message="first", token=token)
 
 
 def layers(*numbers: int) -> dict[str, torch.Tensor]:
@@ -209,6 +219,18 @@ ROWS: list[tuple[str, Call, Any, str]] = [
     ("logits for probabilities", lambda _: binary_metrics(np.array([-2.0]), np.ones(1)), MetricsError, "no logits"),
     ("a label of no class", lambda _: binary_metrics(np.ones(1), np.array([2.0])), MetricsError, "2.0 is no class"),
     ("an infinite prediction", lambda _: regression_metrics(np.array([np.inf]), np.ones(1)), MetricsError, "inf is no"),
+    # To the Hub.
+    ("a repository without an owner", lambda p: pushed(p, "model"), HubError, "names no owner; give ORG/NAME"),
+    ("a repository that leads elsewhere", lambda p: pushed(p, "../model"), HubError, "is no repository's name"),
+    ("a repository by its address", lambda p: pushed(p, "https://hf.co/a/b"), HubError, "is no repository's name"),
+    ("a push by nobody", lambda p: pushed(p, "a/b", token=None), HubError, "hf auth login"),
+    ("a push offline", lambda p: pushed(p, "a/b"), HubError, "HF_HUB_OFFLINE=1 forbids"),
+    (
+        "a picture by the name of weights",
+        lambda p: (p / "model.safetensors").write_bytes(b"\x89PNG" * 9) and pushed(p, "a/b"),
+        HubError,
+        "no safetensors file",
+    ),
 ]
 # fmt: on
 
@@ -235,4 +257,6 @@ COMMANDS = [
     ("conformers build in.csv out --keep-columns nothing", "no column nothing"),
     ("conformers build in.csv out --num-conformers 1000000000", "use 0 to 1000"),
     ("conformers stats nowhere", "nowhere"),
+    ("conformers push nowhere a/b --origin x --license unknown", "nowhere holds no finished library"),
+    ("conformers push . a/b --origin x", "--license"),
 ]

@@ -24,8 +24,8 @@ def api(hub: HubServer) -> HfApi:
     return HfApi()
 
 
-def commit(api: HfApi, **more: str) -> str:
-    operations = [CommitOperationAdd("weights", b"content")]
+def commit(api: HfApi, content: bytes, **more: str) -> str:
+    operations = [CommitOperationAdd("weights", content)]
     return str(api.create_commit(REPO, operations, commit_message="weights", **more).oid)
 
 
@@ -56,8 +56,9 @@ def test_a_missing_file(api: HfApi) -> None:
 
 def test_a_stale_parent(api: HfApi) -> None:
     before = str(api.model_info(REPO).sha)
-    commit(api)
-    assert status_of(lambda: commit(api, parent_commit=before)) == 412
+    after = commit(api, b"one", parent_commit=before)
+    assert status_of(lambda: commit(api, b"other", parent_commit=before)) == 412
+    assert api.model_info(REPO).sha == after
 
 
 def test_an_object_that_does_not_hash_to_its_name(hub: HubServer, api: HfApi) -> None:

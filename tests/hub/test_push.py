@@ -1,6 +1,5 @@
 """A folder pushed to the local Hub: one commit, nothing but what is named, and `main` as it was where it fails."""
 
-import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,7 +90,6 @@ def test_what_is_left_out_is_told(hub: HubServer, folder: Path, caplog: pytest.L
     _, left_out = files_to_push(folder)
     assert left_out == [".eval_results/deeper/tasks.yaml", "checkpoints/", "job.json", "members/1/log.json",
                         "members/config.json", "notes.py", "optimizer.pt", "training_set.parquet"]  # fmt: skip
-    logging.getLogger("transformers").propagate = logging.getLogger("unimol2_hf").propagate = True
     push_folder(folder, REPO, message="first")
     assert f"left out: {', '.join(left_out)}" in caplog.text
 

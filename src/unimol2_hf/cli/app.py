@@ -1,4 +1,4 @@
-"""The commands: `unimol2-hf finetune`, `predict`, `embed`, `neighbours`, `conformers build|stats`, `pretrain`."""
+"""The commands: `unimol2-hf finetune`, `predict`, `embed`, `neighbours`, `conformers build|stats|push`, `pretrain`."""
 
 import sys
 from dataclasses import replace
@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from ..errors import UniMol2Error
 from ..finetuning.settings import FinetuneSettings
+from ..hub.settings import PushLibrarySettings
 from ..jobs.memory import keep_freed_memory
 from ..jobs.settings import (
     BuildSettings,
@@ -186,6 +187,20 @@ def stats(
     from ..jobs.library_statistics import library_statistics, write_statistics
 
     write_statistics([library_statistics(each) for each in libraries], Path(settings.output_dir), Console())
+
+
+@conformers.command(name="push")
+def push_library(
+    library: Annotated[Path, Parameter(help="folder that `conformers build` wrote and finished")],
+    repo_id: Annotated[str, Parameter(help="ORG/NAME on the Hub; created if it is missing")],
+    /,
+    *,
+    settings: Annotated[PushLibrarySettings, FLAT],
+) -> None:
+    """Publish a library as a data set of the Hub, with a card that says how it came about, in one commit."""
+    from ..hub.data_set import push_library as run
+
+    run(library, repo_id, settings, Console())
 
 
 @app.command

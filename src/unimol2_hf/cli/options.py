@@ -12,6 +12,7 @@ from cyclopts.config import Yaml
 
 from ..errors import SettingsError
 from ..finetuning.settings import FinetuneSettings
+from ..hub.settings import PushLibrarySettings
 from ..jobs.settings import (
     RANKING,
     RAY,
@@ -152,6 +153,7 @@ for _each in (
     BuildSettings,
     NeighbourSettings,
     StatisticsSettings,
+    PushLibrarySettings,
     PretrainSettings,
 ):
     _annotated(_each)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..finetuning.settings import FinetuneSettings
+from ..hub.settings import PushLibrarySettings
 from ..jobs.settings import (
     OTHER_DEFAULTS,
     BuildSettings,
@@ -29,6 +30,7 @@ COMMANDS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("neighbours EMBEDDINGS QUERY", (NeighbourSettings,)),
     ("conformers build SOURCE OUTPUT_DIR", (BuildSettings, RaySettings)),
     ("conformers stats LIBRARY...", (StatisticsSettings,)),
+    ("conformers push LIBRARY ORG/NAME", (PushLibrarySettings,)),
     ("pretrain", (PretrainSettings,)),
 )
 INTRODUCTION = """# Options
