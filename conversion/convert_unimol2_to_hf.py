@@ -1,15 +1,9 @@
 #!/usr/bin/env python3
-"""Convert an official Uni-Mol2 checkpoint to a folder that Transformers loads.
+"""Convert an official Uni-Mol2 checkpoint; the same as `unimol2-hf convert CHECKPOINT OUTPUT_DIR [--verify]`."""
 
-    python conversion/convert_unimol2_to_hf.py CHECKPOINT OUTPUT_DIR [--verify]
+import sys
 
-CHECKPOINT is a file (`checkpoint.pt` of the reference's trainer, or `model_*.pth` of unimol_tools) or a Hub id:
-`owner/repo` with `--filename`, or `owner/repo/path/to/checkpoint.pt`.
-"""
-
-import cyclopts
-
-from unimol2_hf.hub.convert import main
+from unimol2_hf.cli.app import main
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    main(["convert", *sys.argv[1:]])

@@ -258,8 +258,8 @@ class TestCommandLine:
 
     def test_refusal_is_one_clear_line(self, tmp_path: Path) -> None:
         result = run_script(tmp_path / "missing.pt", tmp_path / "out")
-        assert result.returncode == 1
-        assert "not converted:" in result.stdout
+        assert result.returncode == 2
+        assert "error:" in result.stdout
         assert "Traceback" not in result.stdout + result.stderr
         assert not (tmp_path / "out").exists()
 

@@ -53,8 +53,9 @@ _EXPORTS = {
     "UniMol2PreTrainingOutput": "modeling_unimol2",
     "UniMol2PropertyOutput": "modeling_unimol2",
     "UniMol2Regressor": "estimators.property",
-    "UniMol2Trainer": "training.trainer",
+    "UniMol2Trainer": "hub.trainer",
     "UnsupportedAtomError": "errors",
+    "check": "hub.check",
     "export_with_code": "hub.export",
     "keep_freed_memory": "jobs.memory",
     "scaffold_groups": "estimators.inputs",
@@ -91,7 +92,9 @@ if TYPE_CHECKING:
     from .estimators.property import UniMol2Regressor as UniMol2Regressor
     from .feature_extraction_unimol2 import FeaturizedMolecule as FeaturizedMolecule
     from .feature_extraction_unimol2 import UniMol2FeatureExtractor as UniMol2FeatureExtractor
+    from .hub.check import check as check
     from .hub.export import export_with_code as export_with_code
+    from .hub.trainer import UniMol2Trainer as UniMol2Trainer
     from .jobs.memory import keep_freed_memory as keep_freed_memory
     from .jobs.neighbours import similarity as similarity
     from .modeling_unimol2 import UniMol2ForPreTraining as UniMol2ForPreTraining
@@ -107,7 +110,6 @@ if TYPE_CHECKING:
     from .pretraining.collator import DataCollatorForUniMol2Pretraining as DataCollatorForUniMol2Pretraining
     from .settings_unimol2 import ConformerSettings as ConformerSettings
     from .training.collator import DataCollatorForUniMol2 as DataCollatorForUniMol2
-    from .training.trainer import UniMol2Trainer as UniMol2Trainer
 
 __all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 - the names are strings
 

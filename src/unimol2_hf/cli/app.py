@@ -1,4 +1,6 @@
-"""The commands: `unimol2-hf finetune`, `predict`, `embed`, `neighbours`, `conformers build|stats|push`, `pretrain`."""
+"""The commands: `unimol2-hf finetune`, `predict`, `embed`, `neighbours`, `conformers build|stats|push`, `pretrain`, and
+those of the Hub: `convert`, `publish`, `check`.
+"""
 
 import sys
 from dataclasses import replace
@@ -12,7 +14,7 @@ from rich.markup import escape
 
 from ..errors import UniMol2Error
 from ..finetuning.settings import FinetuneSettings
-from ..hub.settings import PushLibrarySettings
+from ..hub.settings import ConvertSettings, PublishSettings, PushLibrarySettings
 from ..jobs.memory import keep_freed_memory
 from ..jobs.settings import (
     BuildSettings,
@@ -209,3 +211,51 @@ def pretrain(*, settings: Annotated[PretrainSettings, FLAT]) -> None:
     from ..pretraining.pretrain import pretrain as run
 
     run(settings, Console())
+
+
+@app.command
+def convert(
+    checkpoint: Annotated[str, Parameter(help="checkpoint.pt, model_*.pth, or a Hub id")],
+    output_dir: Annotated[Path, Parameter(help="folder to write")],
+    /,
+    *,
+    settings: Annotated[ConvertSettings, FLAT] = ConvertSettings(),
+) -> None:
+    """Convert an official Uni-Mol2 checkpoint to safetensors, config and feature extractor."""
+    from ..hub.convert import convert as run
+
+    run(checkpoint, output_dir, settings, Console())
+
+
+@app.command
+def publish(
+    model: Annotated[
+        str | None, Parameter(help="folder of a model of your own; left out for official checkpoints (--scale)")
+    ] = None,
+    /,
+    *,
+    output_dir: Annotated[Path, Parameter(help="folder for the repositories; what is there is not made again")],
+    settings: Annotated[PublishSettings, FLAT] = PublishSettings(),
+) -> None:
+    """Write repositories for the Hub, with code, card and checksums, check them, and push them where asked to."""
+    from ..hub.publish import publish as run
+
+    run(model, output_dir, settings, Console())
+
+
+@app.command
+def check(
+    model: Annotated[str, Parameter(help="folder that publish wrote, or a Hub id")],
+    /,
+    *,
+    revision: Annotated[str | None, Parameter(help="of a Hub id: tag, branch or commit")] = None,
+) -> None:
+    """Check that a published model is whole, and answers as it did when it was published."""
+    from ..hub.check import check as run
+
+    differences = run(model, revision)
+    Console().print(
+        f"{model} is what was published; largest difference of {len(differences)} outputs "
+        f"{max(differences.values()):.1e}",
+        highlight=False,
+    )

@@ -12,7 +12,7 @@ from cyclopts.config import Yaml
 
 from ..errors import SettingsError
 from ..finetuning.settings import FinetuneSettings
-from ..hub.settings import PushLibrarySettings
+from ..hub.settings import HUB, ConvertSettings, PublishSettings, PushLibrarySettings
 from ..jobs.settings import (
     RANKING,
     RAY,
@@ -41,7 +41,7 @@ Made = TypeVar("Made", bound=Settings)
 # Every option of a class is one of the command's.
 FLAT = Parameter(name="*")
 # Headings in the order in which they are listed, after what has none and those of a single command.
-GROUPS = (TRAINING, CONFORMERS, OUTPUT, RANKING, MACHINE, RAY)
+GROUPS = (TRAINING, CONFORMERS, OUTPUT, RANKING, HUB, MACHINE, RAY)
 # Lists are repeated or comma-separated; nothing asks for an empty one.
 DEFAULTS = Parameter(negative_iterable=())
 
@@ -155,6 +155,8 @@ for _each in (
     StatisticsSettings,
     PushLibrarySettings,
     PretrainSettings,
+    ConvertSettings,
+    PublishSettings,
 ):
     _annotated(_each)
 _annotated(FeaturizerOverrides, "Default: as the model's folder says.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..finetuning.settings import FinetuneSettings
-from ..hub.settings import PushLibrarySettings
+from ..hub.settings import ConvertSettings, PublishSettings, PushLibrarySettings
 from ..jobs.settings import (
     OTHER_DEFAULTS,
     BuildSettings,
@@ -32,6 +32,8 @@ COMMANDS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("conformers stats LIBRARY...", (StatisticsSettings,)),
     ("conformers push LIBRARY ORG/NAME", (PushLibrarySettings,)),
     ("pretrain", (PretrainSettings,)),
+    ("convert CHECKPOINT OUTPUT_DIR", (ConvertSettings,)),
+    ("publish [MODEL] --output-dir DIR", (PublishSettings,)),
 )
 INTRODUCTION = """# Options
 

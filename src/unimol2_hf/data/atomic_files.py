@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,6 +74,30 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears whole or not at all: write into the one that this gives.
+
+    Raises:
+        OutputFolderError: there is something already, or it cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputFolderError(f"{path} exists already; choose another folder or delete it")
+    make_output_folder(path.parent)
+    draft = draft_of(path)
+    try:
+        with writing(path):
+            shutil.rmtree(draft, ignore_errors=True)  # of a killed process
+            draft.mkdir()
+            yield draft
+            for each in draft.rglob("*"):
+                _sync(each)
+            move_into_place(draft, path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
         raise
 
 

@@ -18,6 +18,7 @@ from .text_files import count_of_rows, open_text
 
 # A path, a pandas DataFrame or a datasets.Dataset; "hf://datasets/<id>" as a path is a data set of the Hub.
 Source = Any
+HUB_PREFIX = "hf://datasets/"
 
 
 def read_molecules(
@@ -94,6 +95,11 @@ def check_readable(path: Path) -> None:
 def is_on_hub(path: Path) -> bool:
     """Whether a path was "hf://datasets/<id>" before it became one."""
     return path.parts[:2] == ("hf:", "datasets")
+
+
+def hub_name(path: Path) -> str:
+    """The id of a data set of the Hub."""
+    return "/".join(path.parts[2:])
 
 
 def kept_widths(path: Path, keep: Sequence[str]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from ..errors import OutputFolderError
 from .arrow_tables import arrow_table, hub_data_set
 from .atomic_files import make_output_folder, write_json_whole
-from .molecule_files import Source, check_readable, files_of, is_on_hub
+from .molecule_files import HUB_PREFIX, Source, check_readable, files_of, hub_name, is_on_hub
 
 JOB_FILE, SUMMARY_FILE, LOCK_FILE = "job.json", "summary.json", ".lock"
 # Of 1, version 0.1's, models had other fingerprints; up to 2 only a file's first MiB was looked at.
@@ -160,4 +160,6 @@ def fingerprint_of_source(source: Source) -> list[list[Any]]:
 
 def about_source(source: Source) -> dict[str, str]:
     """Where the data came from, for whoever finds the folder."""
-    return {"source": str(source.resolve()) if isinstance(source, Path) else type(source).__name__}
+    if not isinstance(source, Path):
+        return {"source": type(source).__name__}
+    return {"source": f"{HUB_PREFIX}{hub_name(source)}" if is_on_hub(source) else str(source.resolve())}

@@ -1,1 +1,1 @@
-"""From and to the Hub: official checkpoints converted, models exported with their code."""
+"""From and to the Hub: official checkpoints converted, models and libraries published, checked and pushed."""

@@ -8,13 +8,13 @@ import argparse
 import math
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from cyclopts import Parameter
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
 from rich.console import Console
@@ -23,6 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ..configuration_unimol2 import UniMol2Config
+from ..data.atomic_files import make_output_folder
 from ..errors import CheckpointError
 from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..modeling_unimol2 import (
@@ -31,7 +32,9 @@ from ..modeling_unimol2 import (
     UniMol2Model,
     UniMol2PreTrainedModel,
 )
+from ..models.loading import quiet_transformers
 from .reference_forward import reference_forward
+from .settings import ConvertSettings
 
 StateDict = dict[str, Tensor]
 Sources = dict[str, tuple[str, ...]]
@@ -183,7 +186,9 @@ def _load_weights_only(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a file")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, not read: of the largest one 4.5 GB need not lie in memory twice.
+            mapped = zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if foreign is None:
@@ -430,41 +435,45 @@ def _outputs(model: UniMol2PreTrainedModel, batch: Mapping[str, Tensor]) -> Stat
     return outputs
 
 
-def main(
-    checkpoint: Annotated[str, Parameter(help="checkpoint.pt, model_*.pth, or a Hub id")],
-    output_dir: Annotated[Path, Parameter(help="folder to write")],
-    /,
-    *,
-    filename: Annotated[str | None, Parameter(help="file inside the Hub repository")] = None,
-    head: Annotated[str | None, Parameter(help="name of the task head, where there are several")] = None,
-    ignore_head: Annotated[bool, Parameter(help="leave the task head out, keep the pretraining heads")] = False,
-    targets: Annotated[str | None, Parameter(help="names of the task head's outputs, comma-separated")] = None,
-    max_shard_size: Annotated[str, Parameter(help="largest safetensors file")] = "2GB",
-    verify: Annotated[bool, Parameter(help="recompute molecules before and after")] = False,
-    molecules: Annotated[str | None, Parameter(help="SMILES for --verify, comma-separated")] = None,
-    tolerance: Annotated[float, Parameter(help="largest relative difference that --verify accepts")] = 1e-5,
-) -> None:
-    """Convert an official Uni-Mol2 checkpoint to safetensors, config and feature extractor."""
-    console = Console()
-    try:
-        loaded = load_reference_checkpoint(resolve_checkpoint(checkpoint, filename), head, ignore_head)
-        model = convert_checkpoint(loaded, targets.split(",") if targets else None)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(output_dir, max_shard_size=max_shard_size)
-        UniMol2FeatureExtractor().save_pretrained(output_dir)
-    except CheckpointError as error:
-        console.print(f"[red]not converted:[/] {escape(str(error))}", highlight=False)
-        raise SystemExit(1) from error
+def convert(checkpoint: str, output_dir: Path, settings: ConvertSettings, console: Console) -> None:
+    """Convert a checkpoint to safetensors, config and feature extractor; see `ConvertSettings`.
+
+    Args:
+        checkpoint: checkpoint.pt, model_*.pth, or a Hub id.
+        output_dir: folder to write.
+        settings: what is taken, and whether it is verified.
+        console: where it is told what was made.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or converted, or the verification failed.
+    """
+    path = resolve_checkpoint(checkpoint, settings.filename)
+    loaded = load_reference_checkpoint(path, settings.head, settings.ignore_head)
+    model = convert_checkpoint(loaded, settings.targets.split(",") if settings.targets else None)
+    make_output_folder(output_dir)
+    save_converted(model, output_dir, settings.max_shard_size)
     console.print(
         f"{type(model).__name__}, {model.num_parameters():,} parameters, from the weights under {loaded.origin!r} "
-        f"-> {output_dir}"
+        f"-> {escape(str(output_dir))}"
     )
-    if verify:
-        chosen = molecules.split(",") if molecules else DEFAULT_MOLECULES
-        _report(console, largest_differences(loaded, output_dir, chosen), tolerance)
+    if settings.verify:
+        molecules = settings.molecules.split(",") if settings.molecules else DEFAULT_MOLECULES
+        del model
+        verify(loaded, output_dir, molecules, settings.tolerance, console)
 
 
-def _report(console: Console, differences: dict[str, float], tolerance: float) -> None:
+def save_converted(model: UniMol2PreTrainedModel, folder: Path, max_shard_size: str) -> None:
+    """Write a converted model with the extractor that its checkpoint was trained with."""
+    with quiet_transformers():
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+    UniMol2FeatureExtractor().save_pretrained(folder)
+
+
+def verify(
+    checkpoint: ReferenceCheckpoint, folder: Path, molecules: Iterable[str], tolerance: float, console: Console
+) -> dict[str, float]:
+    """Tell the largest differences (see `largest_differences`); raise `CheckpointError` where one is too large."""
+    differences = largest_differences(checkpoint, folder, molecules)
     table = Table("output", "largest relative difference", title="before (plain formulas) and after (Transformers)")
     for name, difference in differences.items():
         table.add_row(name, f"{difference:.2e}")
@@ -472,4 +481,5 @@ def _report(console: Console, differences: dict[str, float], tolerance: float) -
     largest = max(differences.values())
     console.print(f"largest difference: {largest:.2e} (tolerance {tolerance:.0e})")
     if not largest <= tolerance:
-        raise SystemExit(2)
+        raise CheckpointError(f"what was converted answers otherwise than the checkpoint, by {largest:.2e}")
+    return differences

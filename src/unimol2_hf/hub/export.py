@@ -48,14 +48,19 @@ def export_with_code(
     extractor.save_pretrained(folder)
     if not keep_graph_targets:
         _update_json(folder / "config.json", graph_targets=None)
+    _copy_companions(Path(model.name_or_path or ""), folder, model.config)
+    add_code(folder)
+    return folder
+
+
+def add_code(folder: Path) -> None:
+    """Put the source files that define a saved model into its folder, and say which class is which Auto class's."""
     _update_json(folder / "config.json", auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
     _update_json(
         folder / "preprocessor_config.json", auto_map={"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
     )
-    _copy_companions(Path(model.name_or_path or ""), folder, model.config)
-    for source in _source_files():
+    for source in source_files():
         shutil.copyfile(source, folder / source.name)
-    return folder
 
 
 def _copy_companions(origin: Path, folder: Path, config: UniMol2Config) -> None:
@@ -71,7 +76,7 @@ def _copy_companions(origin: Path, folder: Path, config: UniMol2Config) -> None:
                 shutil.copyfile(path, copy)
 
 
-def _source_files() -> list[Path]:
+def source_files() -> list[Path]:
     """The modules named in the maps above and, recursively, what they import from this package."""
     package = Path(__file__).parents[1]
     named = [*AUTO_MAP.values(), *(str(entry["impl"]) for entry in CUSTOM_PIPELINES.values())]

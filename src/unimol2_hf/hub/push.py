@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from ..data.shards import CONFORMERS
 from ..errors import HubError
-from .export import _source_files
+from .export import source_files
 
 logger = logging.get_logger(__name__)
 
@@ -37,8 +37,7 @@ PUBLISHED = (
     "fingerprints.safetensors",
     "reference_outputs.safetensors",
     "calibration.json",
-    "conversion.json",
-    "metrics.json",
+    "publication.json",
     "README.md",
     "LICENSE",
     "SHA256SUMS",
@@ -46,7 +45,6 @@ PUBLISHED = (
     "handler.py",
     "check_unimol2.py",
     "scaling_law.png",
-    "parity.png",
     ".eval_results/*.yaml",
     *(f"members/[0-9]*/{name}" for name in ("config.json", *_WEIGHTS)),
 )
@@ -187,7 +185,7 @@ def _advice(error: HfHubHTTPError) -> str:
 def _published(repo_type: str) -> tuple[str, ...]:
     if repo_type == "dataset":
         return PUBLISHED_OF_DATA_SETS
-    return PUBLISHED + tuple(path.name for path in _source_files())
+    return PUBLISHED + tuple(path.name for path in source_files())
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
