@@ -13,6 +13,7 @@ from command_line import run_command
 from hostile_cases.calls import COMMANDS, ROWS, Call
 from hostile_cases.files import READ_FILES, REFUSED_FILES, Put, read
 from hostile_cases.heads import REFUSED_HEADS, USED_HEADS
+from hostile_cases.hub import HUB_ROWS
 from hostile_cases.molecules import ACCEPTED, REFUSED
 from hostile_cases.tables import REFUSED_TABLES, USED_TABLES, Check
 from rdkit import Chem
@@ -27,10 +28,11 @@ from unimol2_hf import (
     UniMol2ForPropertyRegression,
 )
 
+CALLS = [*ROWS, *HUB_ROWS]
 NOT_FITTED, FITTED = [*REFUSED_TABLES, *REFUSED_HEADS], [*USED_TABLES, *USED_HEADS]
 
 
-@pytest.mark.parametrize(("call", "error", "message"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+@pytest.mark.parametrize(("call", "error", "message"), [row[1:] for row in CALLS], ids=[row[0] for row in CALLS])
 def test_calls(call: Call, error: type[Exception], message: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=message):
         call(tmp_path)

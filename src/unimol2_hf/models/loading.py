@@ -47,7 +47,8 @@ def load_config(model: str, **changes: Any) -> UniMol2Config:
         if found != UniMol2Config.model_type:
             raise ModelError(f"{model} holds no Uni-Mol2 model (its model_type is {found!r})")
         config, unknown = UniMol2Config.from_pretrained(folder, return_unused_kwargs=True, **changes)
-    except LOAD_ERRORS as error:
+    # AttributeError: the file is JSON, but holds no names with values.
+    except (*LOAD_ERRORS, AttributeError) as error:
         raise error if isinstance(error, ModelError) else ModelError(f"{model} cannot be loaded: {error}") from error
     if unknown:
         raise ModelError(f"{model}: UniMol2Config has no field {next(iter(unknown))!r}")

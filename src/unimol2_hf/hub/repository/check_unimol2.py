@@ -77,10 +77,12 @@ def check_files(folder: Path) -> None:
     if not path.is_file():
         raise CheckError(f"{folder} has no {CHECKSUMS_FILE}: it was not published by `unimol2-hf publish`")
     problems = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         expected, _, name = line.partition("  ")
         found = folder / name
-        if not found.is_file():
+        if ".." in found.parts or Path(name).is_absolute():
+            problems.append(f"{name} leads out of the folder")
+        elif not name or not found.is_file():
             problems.append(f"{name} is missing")
         elif sha256_of(found) != expected:
             problems.append(f"{name} differs ({found.stat().st_size:,} bytes here)")
