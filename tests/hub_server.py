@@ -222,7 +222,7 @@ class HubServer:
 
     def _create(self, asked: Asked) -> Answer:
         self._require_writer(asked)
-        kind, repo_id = asked.json["type"], f"{asked.json['organization']}/{asked.json['name']}"
+        kind, repo_id = asked.json.get("type", "model"), f"{asked.json['organization']}/{asked.json['name']}"
         if (kind, repo_id) in self._repositories:
             raise RefusedError(409, f"You already created this {kind} repo")
         made = self.create(kind, repo_id, asked.json.get("visibility") == "private")
@@ -300,7 +300,9 @@ class HubServer:
             raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
         changes = dict(_change(found, line["key"], line["value"]) for line in lines[1:])
         made = found.commit(header["summary"], changes)
-        return Answer.of({"success": True, "commitOid": made.oid, "commitUrl": f"{self.endpoint}/commit/{made.oid}"})
+        return Answer.of(
+            {"success": True, "commitOid": made.oid, "commitUrl": f"{self.endpoint}/{found.url_path}/commit/{made.oid}"}
+        )
 
     def _refs(self, asked: Asked) -> Answer:
         found = self._found(asked)
@@ -464,6 +466,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    # Transformers keeps the one that it asked first.
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
     close_session()
     with server.running():
         yield server

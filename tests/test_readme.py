@@ -75,7 +75,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_dir: Path) -
     """The files that the README names, in the folder where its commands run."""
     monkeypatch.chdir(tmp_path)
     with gzip.open("library.smi.gz", "wt") as library:
-        library.writelines(f"{smiles} id{number}\n" for number, smiles in enumerate(MIXED_SMILES[:12]))
+        library.writelines(f"{smiles} id{number}\n" for number, smiles in enumerate(MIXED_SMILES[:32]))
     with Chem.SDWriter("library.sdf") as writer:
         for smiles in MIXED_SMILES[:6]:
             writer.write(Chem.MolFromSmiles(smiles))
@@ -92,7 +92,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_dir: Path) -
     # What would take days, or a compiler, is made small.
     for told, small in (("84m", "micro"), ("true", "false"), ("100000", "2"), ("10000", "1"), ("bfloat16", "float32")):
         run = run.replace(f": {told}", f": {small}")
-    Path("run.yaml").write_text(run)
+    Path("run.yaml").write_text(f"{run}validation_molecules: 4\n")
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ pytestmark = pytest.mark.numerical
 ROOT = Path(__file__).parents[2]
 TINY = GOLDEN / "tiny_checkpoint.pt"
 QUIET = Console(quiet=True)
-DRUGS = pd.read_csv(ROOT / "examples" / "drugs.csv").head(48)
+DRUGS = pd.read_csv(ROOT / "examples" / "drugs.csv").head(120)
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def official(scale: str, tmp_path: Path) -> Path:
     return folder
 
 
-def fitted(folder: Path, **settings: Any) -> Path:
+def fitted(folder: Path, drugs: pd.DataFrame, **settings: Any) -> Path:
     data = folder.with_suffix(".csv")
-    DRUGS.assign(acid=(DRUGS["tpsa"] > 60).map({True: "yes", False: "no"})).to_csv(data, index=False)
+    drugs.assign(acid=(drugs["tpsa"] > 60).map({True: "yes", False: "no"})).to_csv(data, index=False)
     options = {"targets": ("tpsa",), "split_method": "random", "num_workers": 0, "conformer_cache": "auto"}
     finetune(data, folder, FinetuneSettings(**{**options, **settings}), QUIET)
     return folder
@@ -86,14 +86,14 @@ def fitted(folder: Path, **settings: Any) -> Path:
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten frozen heads with intervals, of a number and of two classes."""
     folder = tmp_path_factory.mktemp("frozen") / "solubility"
-    return fitted(folder, targets=("tpsa", "acid"), head="frozen", folds=5, descriptors="rdkit")
+    return fitted(folder, DRUGS, targets=("tpsa", "acid"), head="frozen", folds=5, descriptors="rdkit")
 
 
 @pytest.fixture(scope="module")
 def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three trained models."""
     folder = tmp_path_factory.mktemp("ensemble") / "three"
-    return fitted(folder, scale="micro", folds=3, epochs=1, learning_rate=1e-3, featurizer={"embed_timeout": 60})
+    return fitted(folder, DRUGS.head(48), scale="micro", folds=3, epochs=1, learning_rate=1e-3, featurizer={"embed_timeout": 60})
 
 
 def published(model: str | Path, output_dir: Path, **settings: Any) -> Path:
