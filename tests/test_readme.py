@@ -81,11 +81,11 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_dir: Path) -
             writer.write(Chem.MolFromSmiles(smiles))
     Path("library.sdf.gz").write_bytes(gzip.compress(Path("library.sdf").read_bytes()))
     pd.DataFrame({"smiles": MIXED_SMILES[:6]}).to_csv("library.csv", index=False)
-    logs, smiles = DRUGS["crippen_logp"], DRUGS["smiles"]
+    logp, drugs = DRUGS["crippen_logp"], DRUGS["smiles"]
     classes = np.array(["water", "oil", "both"])[np.arange(len(DRUGS)) % 3]
-    data = pd.DataFrame({"smiles": smiles, "logS": -logs, "active": logs > 2, "solvent_class": classes})
+    data = pd.DataFrame({"smiles": drugs, "logS": -logp, "active": logp > 2, "solvent_class": classes})
     data.to_csv("data.csv", index=False)
-    assays = pd.DataFrame({"smiles": smiles[:8], "logD": logs[:8], "pIC50": logs[:8] + 3})
+    assays = pd.DataFrame({"smiles": drugs[:8], "logD": logp[:8], "pIC50": logp[:8] + 3})
     assays.to_parquet("assays.parquet")
     shutil.copytree(library_dir, "other_library")
     run = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)[0]

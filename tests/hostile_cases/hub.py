@@ -32,8 +32,8 @@ from unimol2_hf.hub.convert import convert, convert_checkpoint, load_reference_c
 from unimol2_hf.hub.publish import publish
 from unimol2_hf.hub.repository.check_unimol2 import REFERENCE_FILE, write_checksums
 from unimol2_hf.hub.settings import ConvertSettings, PublishSettings
-from unimol2_hf.models.loading import load_config, load_feature_extractor, load_model
 from unimol2_hf.modeling_unimol2 import UniMol2Model
+from unimol2_hf.models.loading import load_feature_extractor, load_model
 
 Call = Callable[[Path], Any]
 Row = tuple[str, Call, Any, str]
@@ -113,7 +113,7 @@ def spoilt(name: str, content: bytes, with_sums: bool = True) -> Call:
 def other_reference(folder: Path) -> Any:
     """Outputs of another shape."""
     made = published(folder)
-    arrays = {"embedding": np.zeros((1, 3), np.float32), "coordinates": np.zeros((1, 3))}
+    arrays: dict[str, Any] = {"embedding": np.zeros((1, 3), np.float32), "coordinates": np.zeros((1, 3))}
     save_file(arrays, made / REFERENCE_FILE, {"smiles": '["C"]'})
     write_checksums(made, [path.name for path in made.iterdir() if path.name != "SHA256SUMS"])
     return check(made)

@@ -43,7 +43,7 @@ from unimol2_hf.finetuning.finetune import finetune
 from unimol2_hf.finetuning.settings import FinetuneSettings
 from unimol2_hf.hub import cards
 from unimol2_hf.hub import publish as publishing
-from unimol2_hf.hub.convert import load_reference_checkpoint
+from unimol2_hf.hub.convert import config_from_weights, convert_checkpoint, load_reference_checkpoint
 from unimol2_hf.hub.publish import checkpoint_of, publish
 from unimol2_hf.hub.repository import check_unimol2
 from unimol2_hf.hub.settings import PublishSettings
@@ -61,7 +61,7 @@ DRUGS = pd.read_csv(ROOT / "examples" / "drugs.csv").head(120)
 def scale(monkeypatch: pytest.MonkeyPatch) -> str:
     """A published scale's name, given to the golden checkpoint's sizes."""
     checkpoint = load_reference_checkpoint(TINY, ignore_head=True)
-    config = publishing.config_from_weights(checkpoint.state_dict)
+    config = config_from_weights(checkpoint.state_dict)
     monkeypatch.setitem(SCALES, "84m", {name: getattr(config, name) for name in SCALES["84m"]})
     return "84m"
 
@@ -93,7 +93,9 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three trained models."""
     folder = tmp_path_factory.mktemp("ensemble") / "three"
-    return fitted(folder, DRUGS.head(48), scale="micro", folds=3, epochs=1, learning_rate=1e-3, featurizer={"embed_timeout": 60})
+    return fitted(
+        folder, DRUGS.head(48), scale="micro", folds=3, epochs=1, learning_rate=1e-3, featurizer={"embed_timeout": 60}
+    )
 
 
 def published(model: str | Path, output_dir: Path, **settings: Any) -> Path:
@@ -199,7 +201,7 @@ class TestOfficial:
     def test_a_conversion_that_answers_otherwise(
         self, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = publishing.convert_checkpoint
+        original = convert_checkpoint
 
         def wrong(*args: Any) -> Any:
             model = original(*args)
