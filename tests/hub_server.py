@@ -300,9 +300,8 @@ class HubServer:
             raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
         changes = dict(_change(found, line["key"], line["value"]) for line in lines[1:])
         made = found.commit(header["summary"], changes)
-        return Answer.of(
-            {"success": True, "commitOid": made.oid, "commitUrl": f"{self.endpoint}/{found.url_path}/commit/{made.oid}"}
-        )
+        place = f"{self.endpoint}/{found.url_path}/commit/{made.oid}"
+        return Answer.of({"success": True, "commitOid": made.oid, "commitUrl": place})
 
     def _refs(self, asked: Asked) -> Answer:
         found = self._found(asked)
