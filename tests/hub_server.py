@@ -450,8 +450,7 @@ def hub_environment(hub: HubServer, home: Path) -> dict[str, str]:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A running Hub, and this process set up for it: what reads the environment at import is told by hand."""
     import datasets.config  # noqa: F401 - what is imported later would keep this Hub for good
-    from huggingface_hub import constants
-    from huggingface_hub.utils import close_session
+    from huggingface_hub import close_session, constants
 
     server = HubServer()
     environment = hub_environment(server, tmp_path / "hf_home")

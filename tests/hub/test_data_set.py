@@ -31,8 +31,8 @@ def library(tmp_path: Path, library_dir: Path) -> Path:
     return Path(shutil.copytree(library_dir, tmp_path / "library"))
 
 
-def push(library: Path, *more: str) -> None:
-    told = run_command("conformers", "push", library, REPO, *SAID, *more)
+def push(library: Path, *more: str, said: tuple[str, ...] = SAID) -> None:
+    told = run_command("conformers", "push", library, REPO, *said, *more)
     assert told.exit_code == 0, told.output
     assert f"{REPO} is at commit" in told.output
 
@@ -66,10 +66,10 @@ def test_a_library_is_pushed_in_one_commit(hub: HubServer, library: Path) -> Non
 
 def test_the_card_says_what_the_library_is(library: Path) -> None:
     text = data_set_card(library, REPO, "hand-picked", "cc-by-4.0")
-    card = DatasetCard(text)
-    assert card.data.license == "cc-by-4.0"
-    assert card.data.size_categories == ["n<1K"]
-    assert card.data.to_dict()["configs"][0]["data_files"] == [{"split": "train", "path": "conformers/part-*.parquet"}]
+    metadata = DatasetCard(text).data.to_dict()
+    assert metadata["license"] == "cc-by-4.0"
+    assert metadata["size_categories"] == ["n<1K"]
+    assert metadata["configs"][0]["data_files"] == [{"split": "train", "path": "conformers/part-*.parquet"}]
     job = json.loads((library / "job.json").read_text())["job"]
     summary = json.loads((library / "summary.json").read_text())
     assert (summary["rows"], summary["failed"]) == (41, 2)
@@ -105,8 +105,8 @@ def test_origin_and_license_may_be_unknown_but_not_left_out(hub: HubServer, libr
     assert told.exit_code == 2
     assert "--license" in told.output
     assert not hub.requests
-    push(library, "--origin", "unknown", "--license", "unknown")
-    assert DatasetCard((library / "README.md").read_text()).data.license == "unknown"
+    push(library, said=("--origin", "unknown", "--license", "unknown"))
+    assert DatasetCard((library / "README.md").read_text()).data.to_dict()["license"] == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 from hub_server import READ_ONLY_TOKEN, Blob, HubServer
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_download, hf_hub_url
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    get_session,
+    get_token,
+    hf_hub_download,
+    hf_hub_url,
+)
 from huggingface_hub.errors import (
     BadRequestError,
     HfHubHTTPError,
@@ -13,7 +21,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import get_session
 
 REPO = "somebody/model"
 
@@ -24,9 +31,9 @@ def api(hub: HubServer) -> HfApi:
     return HfApi()
 
 
-def commit(api: HfApi, content: bytes, **more: str) -> str:
+def commit(api: HfApi, content: bytes, parent: str) -> str:
     operations = [CommitOperationAdd("weights", content)]
-    return str(api.create_commit(REPO, operations, commit_message="weights", **more).oid)
+    return str(api.create_commit(REPO, operations, commit_message="weights", parent_commit=parent).oid)
 
 
 def status_of(call: Callable[[], object]) -> int:
@@ -56,8 +63,8 @@ def test_a_missing_file(api: HfApi) -> None:
 
 def test_a_stale_parent(api: HfApi) -> None:
     before = str(api.model_info(REPO).sha)
-    after = commit(api, b"one", parent_commit=before)
-    assert status_of(lambda: commit(api, b"other", parent_commit=before)) == 412
+    after = commit(api, b"one", parent=before)
+    assert status_of(lambda: commit(api, b"other", parent=before)) == 412
     assert api.model_info(REPO).sha == after
 
 

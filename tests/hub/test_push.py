@@ -245,7 +245,8 @@ def test_a_link_inside_the_folder_is_followed(hub: HubServer, folder: Path) -> N
         ("model", "names no owner; give ORG/NAME"),
         ("a/b/c", "is no repository's name"),
         ("somebody/a--b", "is no repository's name"),
-        ("", "is no repository's name"),
+        ("/", "is no repository's name"),
+        ("", "names no owner; give ORG/NAME"),
     ],
 )
 def test_bad_names_are_refused_here(hub: HubServer, folder: Path, repo_id: str, message: str) -> None:

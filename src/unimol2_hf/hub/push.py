@@ -9,15 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]  # of httpx or httpx2, whichever the installed version works with
+    HTTPError,  # of httpx or httpx2, whichever the installed version works with
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
@@ -85,9 +84,9 @@ def push_folder(
     if left_out:
         logger.warning(f"left out: {', '.join(left_out)}")
     with hub_errors(repo_id):
-        _check_repo_id(repo_id)
-        api = HfApi(token=token)
+        _require_owner(repo_id)
         _require_token(token)
+        api = HfApi(token=token)
         head = _head(api, repo_id, repo_type, private)
         _require_new_tag(api, repo_id, repo_type, tag)
         commit = api.create_commit(
@@ -221,8 +220,7 @@ def _check_safetensors(path: Path) -> None:
         raise HubError(f"{path} is no safetensors file: {error}; save the model again") from error
 
 
-def _check_repo_id(repo_id: str) -> None:
-    validate_repo_id(repo_id)
+def _require_owner(repo_id: str) -> None:
     if "/" not in repo_id:
         raise HubError(f"{repo_id!r} names no owner; give ORG/NAME")
 
