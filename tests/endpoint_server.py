@@ -1,0 +1,95 @@
+"""huggingface-inference-toolkit's server in small: a handler, loaded as the toolkit does it, asked over HTTP.
+
+Run with a folder it prints its port, and serves until it is ended. Unlike the toolkit it answers 400 also where a
+handler returns an error.
+"""
+
+import importlib.util
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+HOST = "127.0.0.1"
+
+
+def load_handler(folder: Path) -> Any:
+    """The folder goes on Python's path, and its handler.py is loaded by its own."""
+    sys.path.insert(0, str(folder))
+    spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["handler"] = module
+    spec.loader.exec_module(module)
+    return module.EndpointHandler(str(folder))
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # clients that connect at the same moment
+
+    def __init__(self, handler: Any) -> None:
+        super().__init__((HOST, 0), Requests)
+        self.handler = handler
+
+
+class Requests(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        status, content = answer(self.server.handler, self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Not a line for each request."""
+
+
+def answer(handler: Any, body: bytes) -> tuple[int, bytes]:
+    """Status and content."""
+    try:
+        found = handler(json.loads(body))
+        status = 400 if isinstance(found, dict) and "error" in found else 200
+        content = json.dumps(found, allow_nan=False)
+    except Exception as error:
+        status, content = 400, json.dumps({"error": str(error)})
+    return status, content.encode()
+
+
+def ask(port: int, body: Any) -> tuple[int, Any]:
+    """Status and answer of a request; bytes are sent as they are."""
+    connection = HTTPConnection(HOST, port, timeout=120)
+    try:
+        connection.request("POST", "/", body if isinstance(body, bytes) else json.dumps(body).encode())
+        reply = connection.getresponse()
+        return reply.status, json.load(reply)
+    finally:
+        connection.close()
+
+
+@contextmanager
+def served(handler: Any) -> Iterator[int]:
+    """The port at which a handler is served in here."""
+    with Server(handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+if __name__ == "__main__":
+    with Server(load_handler(Path(sys.argv[1]))) as own:
+        print(own.server_address[1], flush=True)
+        own.serve_forever()
