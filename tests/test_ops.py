@@ -11,6 +11,7 @@ from unimol2_hf.ops_unimol2 import (
     naive_outer_product,
     naive_triangle_sums,
     outer_product,
+    rational_normal_quantile,
     triangle_sums,
 )
 
@@ -46,6 +47,13 @@ def test_triangle_sums() -> None:
     tuned, naive = (value_and_gradients(each, *inputs) for each in (triangle_sums, naive_triangle_sums))
     for ours, plain in zip(tuned, naive, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_rational_normal_quantile() -> None:
+    probabilities = torch.linspace(1e-6, 1 - 1e-6, 10_001)
+    ours, plain = (value_and_gradients(each, probabilities) for each in (rational_normal_quantile, torch.special.ndtri))
+    torch.testing.assert_close(ours[0], plain[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours[1], plain[1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.1, 0.5])

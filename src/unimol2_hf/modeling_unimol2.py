@@ -23,7 +23,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_unimol2 import BINARY, KERNEL, MULTICLASS, REGRESSION, UniMol2Config
-from .ops_unimol2 import dropout_add, mean_of_atoms, outer_product, pairwise_distances, triangle_sums
+from .ops_unimol2 import dropout_add, mean_of_atoms, normal_quantile, outer_product, pairwise_distances, triangle_sums
 from .settings_unimol2 import IGNORE_INDEX
 
 ReadOut = Literal["pairs", "atoms", "layers", "cls"]
@@ -805,7 +805,7 @@ class UniMol2DescriptorScale(nn.Module):
         values, quantiles = descriptors.float().nan_to_num().T.contiguous(), self.quantiles.float()
         # Where many molecules share a value, as with counts, its rank is the middle of theirs.
         ranks = (self._ranks(values, quantiles, right=False) + self._ranks(values, quantiles, right=True)) / 2
-        scores = torch.special.ndtri(ranks.clamp(SMALLEST_RANK, 1 - SMALLEST_RANK))
+        scores = normal_quantile(ranks.clamp(SMALLEST_RANK, 1 - SMALLEST_RANK))
         return scores.T.masked_fill(descriptors.isnan(), 0.0)
 
     @staticmethod
