@@ -33,7 +33,19 @@ def test_the_table_of_options_is_that_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["finetune", "predict", "embed", "conformers build", "conformers stats", "conformers push", "pretrain"]
+    "command",
+    [
+        "finetune",
+        "predict",
+        "embed",
+        "conformers build",
+        "conformers stats",
+        "conformers push",
+        "pretrain",
+        "convert",
+        "publish",
+        "export",
+    ],
 )
 def test_help_lists_every_option(command: str) -> None:
     told = run_command(*command.split(), "--help")

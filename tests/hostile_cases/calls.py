@@ -35,6 +35,7 @@ from unimol2_hf.errors import MetricsError, MoleculeTooLargeError
 from unimol2_hf.fingerprints import FINGERPRINTS_FILE, load_fingerprints
 from unimol2_hf.hub.convert import config_from_weights
 from unimol2_hf.hub.push import push_folder
+from unimol2_hf.hub.settings import ExportSettings
 from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.settings import EmbedSettings
 from unimol2_hf.targets.metrics import binary_metrics, regression_metrics
@@ -98,6 +99,16 @@ def random_head(folder: Path) -> Any:
     UniMol2ForPropertyRegression(UniMol2Config(**SIZES)).save_pretrained(folder)  # type: ignore[arg-type]
     UniMol2FeatureExtractor().save_pretrained(folder)
     return pipeline("molecule-property-prediction", str(folder))
+
+
+def exported(folder: Path) -> Any:
+    """A head that was never trained, as a program."""
+    from rich.console import Console
+
+    from unimol2_hf.hub.exporters import export_program
+
+    UniMol2ForPropertyRegression(UniMol2Config(**SIZES)).save_pretrained(folder / "model")  # type: ignore[arg-type]
+    return export_program(str(folder / "model"), folder / "out", ExportSettings(to="torch"), Console(quiet=True))
 
 
 def damaged_fingerprints(folder: Path) -> Any:
@@ -177,6 +188,7 @@ ROWS: list[tuple[str, Call, Any, str]] = [
     ("tokens without a batch", lambda _: run_model(input_ids=lambda t: t[0]), ValueError, "input_ids is of shape"),
     ("an unknown read-out", lambda _: run_model(read_out="mean"), ValueError, "read_out is 'mean'; use one of pairs"),
     ("a head that was never trained", random_head, ModelError, "no trained property head"),
+    ("the same, as a program", exported, ModelError, "was never trained; fine-tune it first"),
     (
         "an encoder asked for properties",
         lambda _: pipeline("molecule-property-prediction", NANO),
@@ -259,4 +271,9 @@ COMMANDS = [
     ("conformers stats nowhere", "nowhere"),
     ("conformers push nowhere a/b --origin x --license unknown", "nowhere holds no finished library"),
     ("conformers push . a/b --origin x", "--license"),
+    ("export nowhere out --to torch", "nowhere cannot be loaded"),
+    ("export in.csv out --to torch", "in.csv cannot be loaded"),
+    ("export unimol2-nano in.csv", "in.csv exists already"),
+    ("export unimol2-nano /proc/nothing --to torch", "cannot be"),
+    ("export unimol2-nano out --to tflite", "tflite"),
 ]

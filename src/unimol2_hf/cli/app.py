@@ -1,5 +1,5 @@
 """The commands: `unimol2-hf finetune`, `predict`, `embed`, `neighbours`, `conformers build|stats|push`, `pretrain`, and
-those of the Hub: `convert`, `publish`, `check`.
+those of the Hub: `convert`, `publish`, `check`, `export`.
 """
 
 import sys
@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from ..errors import UniMol2Error
 from ..finetuning.settings import FinetuneSettings
-from ..hub.settings import ConvertSettings, PublishSettings, PushLibrarySettings
+from ..hub.settings import ConvertSettings, ExportSettings, PublishSettings, PushLibrarySettings
 from ..jobs.memory import keep_freed_memory
 from ..jobs.settings import (
     BuildSettings,
@@ -259,3 +259,17 @@ def check(
         f"{max(differences.values()):.1e}",
         highlight=False,
     )
+
+
+@app.command
+def export(
+    model: Annotated[str, Parameter(help="unimol2-nano, a folder or a Hub id")],
+    output_dir: Annotated[Path, Parameter(help="folder for program, feature extractor and config")],
+    /,
+    *,
+    settings: Annotated[ExportSettings, FLAT] = ExportSettings(),
+) -> None:
+    """Write a model as a program for another runtime, checked against the model."""
+    from ..hub.exporters import export_program
+
+    export_program(model, output_dir, settings, Console())

@@ -12,7 +12,7 @@ from cyclopts.config import Yaml
 
 from ..errors import SettingsError
 from ..finetuning.settings import FinetuneSettings
-from ..hub.settings import HUB, ConvertSettings, PublishSettings, PushLibrarySettings
+from ..hub.settings import HUB, ConvertSettings, ExportSettings, PublishSettings, PushLibrarySettings
 from ..jobs.settings import (
     RANKING,
     RAY,
@@ -157,6 +157,7 @@ for _each in (
     PretrainSettings,
     ConvertSettings,
     PublishSettings,
+    ExportSettings,
 ):
     _annotated(_each)
 _annotated(FeaturizerOverrides, "Default: as the model's folder says.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..finetuning.settings import FinetuneSettings
-from ..hub.settings import ConvertSettings, PublishSettings, PushLibrarySettings
+from ..hub.settings import ConvertSettings, ExportSettings, PublishSettings, PushLibrarySettings
 from ..jobs.settings import (
     OTHER_DEFAULTS,
     BuildSettings,
@@ -34,6 +34,7 @@ COMMANDS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("pretrain", (PretrainSettings,)),
     ("convert CHECKPOINT OUTPUT_DIR", (ConvertSettings,)),
     ("publish [MODEL] --output-dir DIR", (PublishSettings,)),
+    ("export MODEL OUTPUT_DIR", (ExportSettings,)),
 )
 INTRODUCTION = """# Options
 

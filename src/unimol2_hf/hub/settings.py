@@ -1,11 +1,14 @@
 """What is converted, what is said about something that goes to the Hub, and under which name."""
 
 from dataclasses import MISSING, dataclass
+from typing import Literal
 
 from ..errors import SettingsError
 from ..settings_unimol2 import OUTPUT, Settings, option
 
 HUB = "Hub"
+
+ProgramKind = Literal["onnx", "openvino", "torch"]
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,10 @@ class PublishSettings(Settings):
     )
     include_training_set: bool = option(False, "push the training molecules and their labels too", group=HUB)
     max_shard_size: str = option("2GB", "largest safetensors file", group=OUTPUT)
+
+
+@dataclass(frozen=True)
+class ExportSettings(Settings):
+    """The kind of program that a model is exported as."""
+
+    to: ProgramKind = option("onnx", "a program for ONNX Runtime, for OpenVINO, or of torch.export")
