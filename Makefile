@@ -14,7 +14,7 @@ endif
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: demo test test-all test-wheel test-avx2 check format bench bench-speed clean \
+.PHONY: demo test test-all test-wheel test-avx2 compat check format dist bench bench-speed clean \
 	nano-continue nano-status nano-hand-over nano-gpu-input nano-gpu
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -37,9 +37,13 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(PYTEST)
 
-# The wheel in an empty environment; fetches packages from the index.
-test-wheel: $(INSTALLED)
+# Wheel and sdist, each in an empty environment; fetches packages from the index.
+test-wheel: dist
 	$(BIN)/python tests/wheel_trial.py
+
+# The oldest and newest versions of what the package is built on; fetches packages, gigabytes for a newer torch: make compat ONLY=lowest
+compat: $(INSTALLED)
+	$(BIN)/python tests/compat.py $(ONLY)
 
 # The tests that compare computed numbers, by the kernels that processors without AVX-512 run.
 test-avx2: $(INSTALLED)
@@ -53,6 +57,11 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Offline, by the setuptools of .venv. The wheel is made from the sdist, so neither sees what `build/` holds of earlier times.
+dist: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 # Needs the benchmark data: make bench DATA=/path/to/data
 bench: $(INSTALLED)
@@ -91,4 +100,4 @@ nano-hand-over: $(INSTALLED)
 	$(BIN)/python recipes/nano/background.py hand-over --home $(NANO_HOME) --data $(DATA)
 
 clean:
-	rm -rf .venv $(DEMO) runs build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(DEMO) runs build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

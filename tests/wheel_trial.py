@@ -1,45 +1,101 @@
 #!/usr/bin/env python3
-"""Build the wheel, install it in an empty environment, and use it there as the README says: `make test-wheel`.
+"""Install the wheel and the sdist, each in an empty environment, and use them as the README says: `make test-wheel`.
 
 It fetches packages from the index, so it is no part of the suite.
 """
 
 import csv
+import os
 import re
+import shlex
 import subprocess
 import sys
+import tarfile
 import tempfile
 import venv
+from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MOLECULES = 10
+README = (ROOT / "README.md").read_text()
+ROWS = 10
+WORDS = ("soluble", "sparingly", "insoluble")
+WRITE_SDF = """
+import sys
+from rdkit import Chem
+
+with Chem.SDWriter("library.sdf") as writer:
+    for smiles in sys.argv[1:]:
+        writer.write(Chem.MolFromSmiles(smiles))
+"""
 
 
 def run(*command: object, where: Path) -> None:
-    print("$", *command, flush=True)
-    subprocess.run([str(word) for word in command], cwd=where, check=True)
+    print("$", shlex.join(map(str, command)), flush=True)
+    # What the caller's checkout holds must not stand in for what the archive lacks.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([str(word) for word in command], cwd=where, env=environment, check=True)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def install(archive: Path, environment: Path, *others: str) -> Path:
+    """The folder of an environment's programs, with the archive and what it asks for in it."""
+    venv.create(environment, with_pip=True)
+    pip = (environment / "bin" / "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt")
+    run(*pip, "torch", where=environment)
+    run(*pip, archive, *others, where=environment)
+    return environment / "bin"
+
+
+def write_table(folder: Path) -> list[str]:
+    """Ten drugs with the README's three targets, a number, two values and three words; returns their SMILES."""
+    with (ROOT / "examples" / "drugs.csv").open() as source:
+        drugs = list(islice(csv.DictReader(source), ROWS))
+    with (folder / "data.csv").open("w", newline="") as table:
+        writer = csv.writer(table)
+        writer.writerow(["smiles", "logS", "active", "solvent_class"])
+        for index, drug in enumerate(drugs):
+            writer.writerow([drug["smiles"], drug["crippen_logp"], index % 2, WORDS[index % 3]])
+    return [drug["smiles"] for drug in drugs]
+
+
+def use(programs: Path, folder: Path) -> None:
+    """The README's Python from top to bottom, then its first commands for fine-tuning and prediction."""
+    run(programs / "python", "-c", "\n".join(blocks("python")), where=folder)
+    run(programs / "unimol2-hf", "--help", where=folder)
+    run(programs / "python", "-c", WRITE_SDF, *write_table(folder), where=folder)
+    commands = next(block for block in blocks("bash") if "unimol2-hf finetune" in block)
+    for line in commands.splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        run(programs / program, *arguments, where=folder)
+    with (folder / "predictions.csv").open() as table:
+        predicted = list(csv.DictReader(table))
+    if len(predicted) != ROWS or not all(row["predicted_logS"] for row in predicted):
+        sys.exit(f"{folder / 'predictions.csv'} does not hold {ROWS} predictions")
+
+
+def run_its_tests(sdist: Path, programs: Path, folder: Path) -> None:
+    """The README's tests, from the sdist's own files."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (unpacked,) = folder.iterdir()
+    run(programs / "pytest", "-q", "tests/test_readme.py", "-m", "not slow", where=unpacked)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        constraints = ROOT / "constraints.txt"
-        run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, where=folder)
-        (wheel,) = folder.glob("*.whl")
-        venv.create(folder / "empty", with_pip=True)
-        python = folder / "empty" / "bin" / "python"
-        run(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, "torch", where=folder)
-        run(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel, where=folder)
-        block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)[0]
-        run(python, "-c", block, where=folder)
-        with (ROOT / "examples" / "drugs.csv").open() as source, (folder / "ten.csv").open("w", newline="") as table:
-            rows = list(csv.reader(source))[: MOLECULES + 1]
-            csv.writer(table).writerows(rows)
-        options = ("--targets", "tpsa", "--split-method", "random", "--epochs", "1", "--output-dir", "model")
-        run(folder / "empty" / "bin" / "unimol2-hf", "finetune", "ten.csv", *options, where=folder)
-        assert (folder / "model" / "metrics.json").exists()
-    print("the wheel works")
+    (wheel,), (sdist,) = (list((ROOT / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
+    for archive, tools in ((wheel, ()), (sdist, ("pytest", "pytest-timeout"))):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "work").mkdir()
+            programs = install(archive, folder / "empty", *tools)
+            use(programs, folder / "work")
+            if tools:
+                run_its_tests(archive, programs, folder / "unpacked")
+        print(f"{archive.name} works", flush=True)
 
 
 if __name__ == "__main__":
