@@ -78,7 +78,7 @@ def requests_of(pool: list[str], count: int) -> list[Request]:
     chance = random.Random(0)
     hostile: list[tuple[bytes, str | None]] = [(json.dumps(body).encode(), code) for _, body, code, _ in REFUSED_BODIES]
     hostile += [(body, None) for _, body in RAW_BODIES]
-    made = []
+    made: list[Request] = []
     for _ in range(count):
         kind = chance.choices(("good", "mixed", "bad"), (6, 2, 2))[0]
         if kind == "bad":
