@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -329,8 +330,10 @@ class TestTime:
             clock.now += embedder._limits.seconds
 
         self.featurizing(embedder, monkeypatch, pass_time)
-        with embedder._model_lock:
-            assert_refused(embedder, {"inputs": "CCO"}, "time_limit", "the time of the request was over")
+        until = threading.Event()
+        embedder._model_thread.submit(until.wait)
+        assert_refused(embedder, {"inputs": "CCO"}, "time_limit", "the time of the request was over")
+        until.set()
         clock.now = 1000.0
         assert "embedding" in embedder({"inputs": "CCO"})[0]
 

@@ -11,9 +11,9 @@ import math
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ CONFORMERS_AT_ONCE = 8  # between two looks at the clock
 SHARE_OF_A_TRY = 1 / 8
 TIMED_OUT = "embedding timed out"  # in a conformer's note
 LARGEST_ANSWER = 4_000_000  # numbers of all atoms' embeddings; some 80 MB of JSON
+SHORTEST_WAIT = 0.1  # seconds; a thread that is free begins sooner
 LONGEST_MESSAGE = 500
 LONGEST_NAME = 40
 
@@ -115,7 +116,9 @@ class EndpointHandler:
         if extractor.max_atoms_policy == "error":
             self._limits = replace(self._limits, heavy_atoms=min(self._limits.heavy_atoms, extractor.max_atoms))
         self._known = _known_parameters(self._is_property, self._limits)
-        self._model_lock = threading.Lock()
+        # Few threads that stay: the server's come and go, and glibc would keep a heap for each.
+        self._model_thread = ThreadPoolExecutor(1)
+        self._request_threads = ThreadPoolExecutor(os.cpu_count())
 
     def __call__(self, body: Any) -> Any:
         """One answer for each molecule of {"inputs": ..., "parameters": {...}}; one error for a bad request.
@@ -125,7 +128,7 @@ class EndpointHandler:
         deadline = time.monotonic() + self._limits.seconds
         try:
             molecules, parameters = self._read(body)
-            return self._answers(molecules, parameters, deadline)
+            return self._request_threads.submit(self._answers, molecules, parameters, deadline).result()
         except BadInputError as error:
             return error.as_answer()
         except Exception:
@@ -217,15 +220,17 @@ class EndpointHandler:
         self, ready: list[tuple[int, Any]], parameters: dict[str, Any], answers: list[Answer], deadline: float
     ) -> None:
         """Put the model's answers in their places, unless the model is busy until the deadline."""
-        if not ready or not self._model_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not ready:
             return
-        try:
-            featurized = [each for _, each in ready]
-            results = list(self._pipeline.run_featurized(featurized, CONFORMERS_AT_ONCE, **parameters))
-        finally:
-            self._model_lock.release()
-        for (index, _), result in zip(ready, results, strict=True):
-            answers[index] = _answer_of(result)
+        wanted = self._model_thread.submit(self._results_of, [each for _, each in ready], parameters)
+        wait([wanted], timeout=max(SHORTEST_WAIT, deadline - time.monotonic()))
+        # What has begun is waited for.
+        if not wanted.cancel():
+            for (index, _), result in zip(ready, wanted.result(), strict=True):
+                answers[index] = _answer_of(result)
+
+    def _results_of(self, featurized: list[Any], parameters: dict[str, Any]) -> list[Any]:
+        return list(self._pipeline.run_featurized(featurized, CONFORMERS_AT_ONCE, **parameters))
 
 
 def _run_own_check(folder: Path) -> None:
