@@ -252,7 +252,7 @@ class HeadConformance(ModelConformance):
     ) -> None:
         model.train()
         checkpointed = copy.deepcopy(model)
-        checkpointed.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+        checkpointed.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
         assert all(layer.gradient_checkpointing for layer in checkpointed.unimol2.layers)
         targets = self.targets(model, batch)
         for each in (model, checkpointed):
