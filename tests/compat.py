@@ -33,6 +33,8 @@ TESTS = (
     "tests/test_golden.py",  # RDKit's features and conformers, torch's numbers
     "tests/test_feature_extraction.py",  # what RDKit reads, embeds and refuses
 )
+# Each release of RDKit embeds in its own way; these are conformers of the one in constraints.txt.
+OF_ONE_RDKIT = "tests/test_golden.py::test_conformers_equal_the_references"
 HEADER = f"""# Which versions of other packages pass
 
 `make compat` (`tests/compat.py`): the tests of the boundary, each row in an environment of its own.
@@ -87,7 +89,9 @@ def tests_of(python: Path, requirements: list[str]) -> tuple[dict[str, str], str
     code = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {SHOWN}}}))"
     versions: dict[str, str] = json.loads(output_of(python, "-c", code)[1])
     quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
-    _, told = output_of(python, "-m", "pytest", "-n", "2", "-q", "-p", "no:cacheprovider", *TESTS, **quiet)
+    _, told = output_of(
+        python, "-m", "pytest", "-n", "2", "-q", "-p", "no:cacheprovider", "--deselect", OF_ONE_RDKIT, *TESTS, **quiet
+    )
     print(told[-6000:])
     counts = re.findall(r"\d+ (?:passed|failed|skipped|errors?)\b", told.rstrip().rpartition("\n")[2])
     return versions, ", ".join(counts) or "no test ran"
