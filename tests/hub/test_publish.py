@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -417,3 +418,12 @@ class TestHub:
 
 def test_the_roots_card_is_the_familys() -> None:
     assert (ROOT / "model_card.md").read_text() == cards.family_card()
+
+
+def test_what_others_install_is_what_the_package_needs() -> None:
+    """The card's line and the endpoint's file, beside pyproject.toml's bounds."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    card = re.findall(r'"([a-z]+>=[^"]+)"', re.findall(r"pip install .*", cards.family_card())[0])
+    endpoint = (ROOT / "src/unimol2_hf/hub/repository/requirements.txt").read_text().split()
+    assert len(card) == 2
+    assert set(card) | set(endpoint) <= set(project)
