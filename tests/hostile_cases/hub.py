@@ -180,6 +180,7 @@ HUB_ROWS: list[Row] = [
     ("weights of another model", spoilt("model.safetensors", b"x" * 40), ModelError, "cannot be recomputed"),
     ("a folder of somebody else's", lambda p: published_over(p, "notes.txt", "mine"), OutputFolderError, "was not published from here"),
     ("a publication that is no JSON", lambda p: published_over(p, "publication.json", "{"), OutputFolderError, "was not published from here"),
+    ("a training set that is not there", lambda p: publish("unimol2-nano", p / "out", PublishSettings(include_training_set=True), CONSOLE), ModelError, "has no training_set.parquet"),
     ("a model that is nowhere", lambda p: publish("nowhere", p / "out", PublishSettings(), CONSOLE), ModelError, "nowhere cannot be loaded"),
     ("a folder without a model", lambda p: publish(str(p), p / "out", PublishSettings(), CONSOLE), ModelError, "holds no Uni-Mol2 model"),
 ]

@@ -50,8 +50,6 @@ from unimol2_hf.hub.repository import check_unimol2
 from unimol2_hf.hub.settings import PublishSettings
 from unimol2_hf.settings_unimol2 import SCALES
 
-pytestmark = pytest.mark.numerical
-
 ROOT = Path(__file__).parents[2]
 TINY = GOLDEN / "tiny_checkpoint.pt"
 QUIET = Console(quiet=True)
@@ -120,6 +118,7 @@ def run_quick_start(folder: Path, name: str) -> str:
     return expected
 
 
+@pytest.mark.numerical
 class TestOfficial:
     def test_the_repository(self, official: Path, scale: str, tmp_path: Path) -> None:
         told = json.loads((official / "publication.json").read_text())

@@ -401,7 +401,8 @@ def largest_differences(
     before[GAUSSIAN_BUFFER] = torch.linspace(0.0, float(config.gaussian_max_angstrom), config.num_gaussians)
     extractor = UniMol2FeatureExtractor.from_pretrained(output_dir)
     model_class = _model_class(output_dir)
-    model = model_class.from_pretrained(output_dir).eval()
+    with quiet_transformers():
+        model = model_class.from_pretrained(output_dir).eval()
     differences: dict[str, float] = {}
     for molecule in molecules:
         batch = extractor(molecule)

@@ -157,10 +157,9 @@ def checkpoint_of(checkpoint: str, scale: str) -> tuple[Path, str]:
         return found, found.relative_to(path).as_posix()
     if path.is_file():
         return path, path.name
-    single = checkpoint.count("/") == 1
-    return resolve_checkpoint(
-        checkpoint, inside if single else None
-    ), f"{checkpoint}/{inside}" if single else checkpoint
+    if checkpoint.count("/") == 1:
+        return resolve_checkpoint(checkpoint, inside), f"{checkpoint}/{inside}"
+    return resolve_checkpoint(checkpoint, None), checkpoint
 
 
 def _is_made(folder: Path, repository: Repository) -> bool:
@@ -267,11 +266,16 @@ def _finish(folder: Path, repository: Repository, settings: PublishSettings) -> 
     (folder / CARD_FILE).write_text(card)
     for name in (*_COPIED, *([_FIGURE] if repository.scale else [])):
         shutil.copyfile(_REPOSITORY / name, folder / name)
-    training_set = Path(resolve_model(repository.source)) / TRAINING_SET
-    if settings.include_training_set and training_set.exists():
-        shutil.copyfile(training_set, folder / TRAINING_SET)
+    if settings.include_training_set:
+        _copy_training_set(Path(resolve_model(repository.source)), folder)
     files, _ = files_to_push(folder, include_training_set=settings.include_training_set)
     write_checksums(folder, [name for name in files if name != CHECKSUMS_FILE])
+
+
+def _copy_training_set(origin: Path, folder: Path) -> None:
+    if not (origin / TRAINING_SET).is_file():
+        raise ModelError(f"{origin} has no {TRAINING_SET}; leave --include-training-set out")
+    shutil.copyfile(origin / TRAINING_SET, folder / TRAINING_SET)
 
 
 def _is(path: Path, sha256: str) -> bool:
