@@ -76,6 +76,7 @@ bench-speed: $(INSTALLED)
 	$(BIN)/python benchmarks/speed/end_to_end.py --data $(DATA)
 	$(BIN)/python benchmarks/speed/neighbour.py
 	$(BIN)/python benchmarks/speed/gpu.py
+	$(BIN)/python benchmarks/speed/exports.py --data $(DATA)
 	$(BIN)/python benchmarks/speed/against_unimol_tools.py featurize --data $(DATA) --peer-python $(PEER)
 	$(BIN)/python benchmarks/speed/against_unimol_tools.py embed --data $(DATA) --peer-python $(PEER)
 
