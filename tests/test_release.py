@@ -21,6 +21,7 @@ EXTRAS: dict[str, list[str]] = {
 }
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 WORKFLOWS = {path.name: path for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+BROUGHT_BY = packages_distributions()
 PINNED_ACTION = re.compile(r"[\w-]+/[\w-]+@(release/)?v\d+")
 
 
@@ -46,7 +47,7 @@ def imported(path: Path) -> set[str]:
 
 def distributions(module: str) -> set[str]:
     """What brings a module; of one that is not installed, its own name."""
-    return {canonicalize_name(each) for each in packages_distributions().get(module, [module])}
+    return {canonicalize_name(each) for each in BROUGHT_BY.get(module, [module])}
 
 
 OPTIONAL = [
