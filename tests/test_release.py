@@ -75,6 +75,16 @@ def test_extras_told_exist(path: Path) -> None:
     assert extras_told(path.read_text()) <= EXTRAS.keys()
 
 
+def test_published_code_asks_for_the_same_transformers() -> None:
+    """No installer reads pyproject.toml for a folder from the Hub."""
+    (asked,) = re.findall(
+        r'require_version\("([^"]+)"', (ROOT / "src" / "unimol2_hf" / "modeling_unimol2.py").read_text()
+    )
+    (declared,) = [each for each in map(Requirement, PROJECT["dependencies"]) if each.name == "transformers"]
+    bounds = {str(each) for each in declared.specifier if each.operator == ">="}
+    assert bounds == {str(each) for each in Requirement(asked).specifier}
+
+
 def test_the_readme_names_every_extra() -> None:
     assert extras_told((ROOT / "README.md").read_text()) == EXTRAS.keys()
 

@@ -21,10 +21,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.versions import require_version
 
 from .configuration_unimol2 import BINARY, KERNEL, MULTICLASS, REGRESSION, UniMol2Config
 from .ops_unimol2 import dropout_add, mean_of_atoms, normal_quantile, outer_product, pairwise_distances, triangle_sums
 from .settings_unimol2 import IGNORE_INDEX
+
+# Whoever loads this file from the Hub has no installer that compares versions.
+require_version("transformers>=5.14", "Before, its attention leaves out the pair bias: all numbers would be wrong.")
 
 ReadOut = Literal["pairs", "atoms", "layers", "cls"]
 
