@@ -223,7 +223,7 @@ def test_weights_that_were_cut_off_are_refused(hub: HubServer, folder: Path) -> 
     assert not hub.requests
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "members/2"])
+@pytest.mark.parametrize("name", ["calibration.json", "members/2"])
 def test_a_link_out_of_the_folder_is_refused(hub: HubServer, folder: Path, tmp_path: Path, name: str) -> None:
     outside = tmp_path / "outside"
     write(outside, {"config.json": "secret"})
@@ -234,9 +234,9 @@ def test_a_link_out_of_the_folder_is_refused(hub: HubServer, folder: Path, tmp_p
 
 
 def test_a_link_inside_the_folder_is_followed(hub: HubServer, folder: Path) -> None:
-    (folder / "metrics.json").symlink_to("config.json")
+    (folder / "calibration.json").symlink_to("config.json")
     push_folder(folder, REPO, message="first")
-    assert pushed(hub)["metrics.json"] == b"{}"
+    assert pushed(hub)["calibration.json"] == b"{}"
 
 
 @pytest.mark.parametrize(
