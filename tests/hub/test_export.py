@@ -114,7 +114,8 @@ def test_importing_the_package_registers_everything(
     property_model.save_pretrained(tmp_path)
     UniMol2FeatureExtractor().save_pretrained(tmp_path)
     code = (
-        "import sys, unimol2_hf; from transformers import *; folder = sys.argv[1];"
+        "import sys, unimol2_hf; folder = sys.argv[1];"
+        "from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline;"
         "print(type(AutoConfig.from_pretrained(folder)).__name__, type(AutoModel.from_pretrained(folder)).__name__,"
         "type(AutoFeatureExtractor.from_pretrained(folder)).__name__,"
         "type(pipeline('molecule-property-prediction', folder)).__name__)"
