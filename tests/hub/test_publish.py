@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -296,6 +298,14 @@ class TestOwn:
         assert card.data.license is None
         assert r"| a \| b | regression |" in card.text
         assert r"\[x\](http://y)" in card.text
+
+    def test_the_command_in_a_process_of_its_own(self, tmp_path: Path) -> None:
+        """Which registers nothing with Transformers unless it needs to."""
+        command = [sys.executable, "-m", "unimol2_hf.cli"]
+        made = [*command, "publish", "unimol2-nano", "--output-dir", str(tmp_path)]
+        for each in (made, [*command, "check", str(tmp_path / "unimol2-nano")]):
+            run = subprocess.run(each, capture_output=True, text=True, check=False)
+            assert run.returncode == 0, run.stdout + run.stderr
 
     def test_nano(self, tmp_path: Path) -> None:
         folder = published("unimol2-nano", tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from ..errors import ModelError
+from ..models.registration import register
 from .push import hub_errors
 from .repository.check_unimol2 import CheckError
 from .repository.check_unimol2 import check as check_folder
@@ -27,6 +28,7 @@ def check(model: str | Path, revision: str | None = None) -> dict[str, float]:
             answers otherwise: another version of Transformers, torch or RDKit does something else.
         HubError: it cannot be fetched.
     """
+    register()  # the command line does not by itself
     folder = Path(model)
     if not folder.is_dir():
         with hub_errors(str(model), "nothing was fetched"):

@@ -26,6 +26,7 @@ from ..modeling_unimol2 import (
 )
 from ..models.loading import load_config, load_feature_extractor, load_model, quiet_transformers
 from ..models.packaged import resolve_model
+from ..models.registration import register
 from ..settings_unimol2 import SCALES
 from .cards import CARD_FILE, OFFICIAL_SCALES, own_card, scale_card, versions, write_eval_results
 from .check import check
@@ -226,6 +227,7 @@ def _make_own(folder: Path, repository: Repository, settings: PublishSettings) -
 
 def _conclude(draft: Path, repository: Repository, about: Mapping[str, Any]) -> None:
     """Write what is recomputed later, and what the repository was made from."""
+    register()  # the command line does not by itself
     with quiet_transformers():
         write_reference(draft)
     files = {path.relative_to(draft).as_posix(): sha256_of(path) for path in draft.rglob("*") if path.is_file()}
