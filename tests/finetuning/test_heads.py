@@ -347,7 +347,7 @@ class TestPackagedModel:
         assert UniMol2Config.from_pretrained(tmp_path / "m").num_descriptors > 200
         assert rows_of(tmp_path / "m")["note"].str.contains("standardised to").all()
         salt, base = predicted(tmp_path / "m", pd.DataFrame({"smiles": ["CCN.Cl", "CCN"]}))["predicted_tpsa"]
-        assert salt == base
+        assert salt == pytest.approx(base, rel=1e-6)  # the head's product rounds by a molecule's place in the batch
 
 
 class TestAuto:
