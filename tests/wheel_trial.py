@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Install the wheel and the sdist, each in an empty environment, and use them as the README says: `make test-wheel`.
 
-It fetches packages from the index, so it is no part of the suite.
+First with what they need alone, then with every extra: the tests of README and cards, which run all their code, are
+taken from the sdist and find the package that was installed. It fetches packages from the index, so it is no part of
+the suite.
 """
 
 import csv
@@ -12,12 +14,17 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import venv
 from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = [name for name in PROJECT["optional-dependencies"] if name not in ("dev", "benchmarks")]
+TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
+TESTS = ("tests/test_readme.py", "tests/hub/test_publish.py")
 ROWS = 10
 WORDS = ("soluble", "sparingly", "insoluble")
 WRITE_SDF = """
@@ -41,13 +48,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def install(archive: Path, environment: Path, *others: str) -> Path:
-    """The folder of an environment's programs, with the archive and what it asks for in it."""
-    venv.create(environment, with_pip=True)
-    pip = (environment / "bin" / "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt")
-    run(*pip, "torch", where=environment)
-    run(*pip, archive, *others, where=environment)
-    return environment / "bin"
+def install(programs: Path, *packages: object) -> None:
+    run(programs / "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", *packages, where=programs)
 
 
 def write_table(folder: Path) -> list[str]:
@@ -77,24 +79,27 @@ def use(programs: Path, folder: Path) -> None:
         sys.exit(f"{folder / 'predictions.csv'} does not hold {ROWS} predictions")
 
 
-def run_its_tests(sdist: Path, programs: Path, folder: Path) -> None:
-    """The README's tests, from the sdist's own files."""
+def run_tests(sdist: Path, programs: Path, folder: Path) -> None:
+    """The tests that run every code block of README and cards, from the sdist's files."""
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     (unpacked,) = folder.iterdir()
-    run(programs / "pytest", "-q", "tests/test_readme.py", "-m", "not slow", where=unpacked)
+    run(programs / "pytest", "-q", "-p", "no:cacheprovider", *TESTS, where=unpacked)
 
 
 def main() -> None:
     (wheel,), (sdist,) = (list((ROOT / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
-    for archive, tools in ((wheel, ()), (sdist, ("pytest", "pytest-timeout"))):
+    for archive in (wheel, sdist):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "work").mkdir()
-            programs = install(archive, folder / "empty", *tools)
+            venv.create(folder / "empty", with_pip=True)
+            programs = folder / "empty" / "bin"
+            install(programs, "torch")
+            install(programs, archive)
             use(programs, folder / "work")
-            if tools:
-                run_its_tests(archive, programs, folder / "unpacked")
+            install(programs, f"{archive}[{','.join(EXTRAS)}]", *TOOLS)
+            run_tests(sdist, programs, folder / "unpacked")
         print(f"{archive.name} works", flush=True)
 
 

@@ -4,11 +4,13 @@ The endpoint's server imports this file from the repository's folder, makes one 
 calls it from several threads.
 """
 
+import ctypes
 import importlib.util
 import json
 import logging
 import math
 import os
+import platform
 import re
 import sys
 import time
@@ -49,6 +51,7 @@ CONFORMERS_AT_ONCE = 8  # between two looks at the clock
 SHARE_OF_A_TRY = 1 / 8
 TIMED_OUT = "embedding timed out"  # in a conformer's note
 LARGEST_ANSWER = 4_000_000  # numbers of all atoms' embeddings; some 80 MB of JSON
+MALLOC_ARENA_MAX = -8  # of malloc.h
 SHORTEST_WAIT = 0.1  # seconds; a thread that is free begins sooner
 LONGEST_MESSAGE = 500
 LONGEST_NAME = 40
@@ -116,7 +119,8 @@ class EndpointHandler:
         if extractor.max_atoms_policy == "error":
             self._limits = replace(self._limits, heavy_atoms=min(self._limits.heavy_atoms, extractor.max_atoms))
         self._known = _known_parameters(self._is_property, self._limits)
-        # Few threads that stay: the server's come and go, and glibc would keep a heap for each.
+        _share_heaps()
+        # Few threads that stay; the server's come and go.
         self._model_thread = ThreadPoolExecutor(1)
         self._request_threads = ThreadPoolExecutor(os.cpu_count())
 
@@ -231,6 +235,12 @@ class EndpointHandler:
 
     def _results_of(self, featurized: list[Any], parameters: dict[str, Any]) -> list[Any]:
         return list(self._pipeline.run_featurized(featurized, CONFORMERS_AT_ONCE, **parameters))
+
+
+def _share_heaps() -> None:
+    """Two heaps for all threads: of glibc's eight for each core, each keeps what its largest request needed."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(MALLOC_ARENA_MAX, 2)
 
 
 def _run_own_check(folder: Path) -> None:
