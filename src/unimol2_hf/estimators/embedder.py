@@ -10,7 +10,6 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ..conformers import conformer_versions
-from ..data.conformer_cache import cache_for, featurize_cached
 from ..data.vector_cache import made_once, vector_cache_for
 from ..jobs.model_job import load_pipeline
 from ..jobs.settings import EmbedSettings
@@ -18,8 +17,7 @@ from ..modeling_unimol2 import UniMol2Model
 from ..models.loading import encoder_fingerprint, load_feature_extractor
 from ..pipeline_unimol2 import MoleculeEmbeddingPipeline
 from ..settings_unimol2 import NANO_NAME
-from ..worker_pool import worker_count
-from .inputs import molecules_in
+from .inputs import featurized_once, molecules_in
 
 AUTO = "auto"
 
@@ -95,18 +93,10 @@ class UniMol2Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.array([f"unimol2_{number}" for number in range(self.n_features_out_)], dtype=object)
 
     def _vectors(self, molecules: list[Any], positions: list[int]) -> list[NDArray[np.float32]]:
-        pipeline, extractor = self._pipeline, self._pipeline.feature_extractor
-        options = dict(self.featurizer or {})
-        cache = cache_for(extractor, self.conformer_cache, options)
-        workers = worker_count(self.num_workers)
-        made = featurize_cached(extractor, enumerate(molecules), cache, num_workers=workers, **options)
-        vectors = []
-        for position, (_, molecule) in zip(positions, made, strict=True):
-            if molecule.error is not None:
-                molecule.error.index = position
-                raise molecule.error
-            vectors.append(molecule)
-        results = pipeline.run_featurized(vectors, self.batch_size, pooling=self.pooling)
+        extractor, options = self._pipeline.feature_extractor, dict(self.featurizer or {})
+        pairs = zip(positions, molecules, strict=True)
+        made = featurized_once(extractor, pairs, self.conformer_cache, self.num_workers, options)
+        results = self._pipeline.run_featurized([each for _, each in made], self.batch_size, pooling=self.pooling)
         return [result["embedding"] for result in results]
 
     def _load(self) -> None:

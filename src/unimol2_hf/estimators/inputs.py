@@ -1,6 +1,6 @@
 """What scikit-learn hands over as X: molecules in a list, an array, a Series or a table of one column."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 from rdkit import Chem
 from sklearn.utils.validation import column_or_1d
 
+from ..data.conformer_cache import cache_for, featurize_cached
 from ..data.identity import identities
 from ..data.splits import groups_of
 from ..errors import MoleculeTypeError
+from ..feature_extraction_unimol2 import FeaturizedMolecule, UniMol2FeatureExtractor
 from ..molecules import Molecule, sequence_of_molecules
+from ..worker_pool import worker_count
 
 
 def molecules_in(X: Any) -> list[Molecule]:
@@ -30,6 +33,26 @@ def molecules_in(X: Any) -> list[Molecule]:
     if isinstance(X, np.ndarray) and X.dtype.kind not in "OUST":
         raise MoleculeTypeError(f"X is an array of {X.dtype}; give SMILES or molecules")
     return list(sequence_of_molecules(X))
+
+
+def featurized_once(
+    extractor: UniMol2FeatureExtractor,
+    pairs: Iterable[tuple[int, Molecule]],
+    cache: str,
+    num_workers: int | None,
+    options: Mapping[str, Any],
+) -> Iterator[tuple[int, FeaturizedMolecule]]:
+    """Molecules, each with its position, featurised with the conformers that a cache (`CacheSettings`) has.
+
+    Raises:
+        MoleculeError: a molecule cannot be used; the message has its position.
+    """
+    known = cache_for(extractor, cache, options)
+    for position, made in featurize_cached(extractor, pairs, known, num_workers=worker_count(num_workers), **options):
+        if made.error is not None:
+            made.error.index = position
+            raise made.error
+        yield position, made
 
 
 def scaffold_groups(molecules: Sequence[Molecule]) -> NDArray[np.intp]:

@@ -35,7 +35,7 @@ from ..models.loading import load_feature_extractor
 from ..pipeline_unimol2 import MoleculePropertyPipeline
 from ..settings_unimol2 import NANO_NAME
 from .embedder import AUTO, with_molecules
-from .inputs import labels_in, molecules_in
+from .inputs import featurized_once, labels_in, molecules_in
 
 TARGET, WEIGHT = "y", "weight"
 _QUIET = Console(quiet=True)
@@ -135,13 +135,13 @@ class _PropertyEstimator(BaseEstimator):  # type: ignore[misc]
         molecules = molecules_in(X)
         if not molecules:
             return []
-        options = {"batch_size": self.batch_size, "num_workers": self.num_workers or 0, **parameters}
-        results: list[dict[str, Any]] = self._pipeline(molecules, **options)
+        extractor = self._pipeline.feature_extractor
+        made = featurized_once(extractor, enumerate(molecules), self.conformer_cache, self.num_workers, {})
+        complete = [self._pipeline.complete(each, molecules[row], {}) for row, each in made]
+        results = list(self._pipeline.run_featurized(complete, self.batch_size, **parameters))
         for row, result in enumerate(results):
             if result["error"] is not None:
-                # Alone it raises its own kind of error.
-                self._pipeline(molecules[row])
-                raise TableError(f"molecule {row}: {result['error']}")
+                raise ModelError(f"molecule {row}: {result['error']}")
         return results
 
     def __getstate__(self) -> dict[str, Any]:
