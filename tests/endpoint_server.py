@@ -1,9 +1,10 @@
 """huggingface-inference-toolkit's server in small: a handler, loaded as the toolkit does it, asked over HTTP.
 
 Run with a folder it prints its port, and serves until it is ended. Unlike the toolkit it answers 400 also where a
-handler returns an error.
+handler returns an error, and tells how much memory is in use to whoever asks with GET.
 """
 
+import ctypes
 import importlib.util
 import json
 import sys
@@ -39,11 +40,31 @@ class Server(ThreadingHTTPServer):
         self.handler = handler
 
 
+class Heap(ctypes.Structure):
+    """What glibc's mallinfo2 gives."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "mapped", "usmblks", "fsmblks", "allocated", "free", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
+
+
+def megabytes_in_use() -> float:
+    """What was allocated and not freed; freed pieces that the process keeps are not counted."""
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Heap
+    heap = libc.mallinfo2()
+    return (heap.allocated + heap.mapped) / 2**20
+
+
 class Requests(BaseHTTPRequestHandler):
     server: Server
 
+    def do_GET(self) -> None:
+        self._send(200, json.dumps(megabytes_in_use()).encode())
+
     def do_POST(self) -> None:
-        status, content = answer(self.server.handler, self.rfile.read(int(self.headers["Content-Length"])))
+        self._send(*answer(self.server.handler, self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def _send(self, status: int, content: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -65,11 +86,14 @@ def answer(handler: Any, body: bytes) -> tuple[int, bytes]:
     return status, content.encode()
 
 
-def ask(port: int, body: Any) -> tuple[int, Any]:
-    """Status and answer of a request; bytes are sent as they are."""
+def ask(port: int, body: Any = None) -> tuple[int, Any]:
+    """Status and answer of a request; bytes are sent as they are. Without a body, the memory in use."""
     connection = HTTPConnection(HOST, port, timeout=120)
     try:
-        connection.request("POST", "/", body if isinstance(body, bytes) else json.dumps(body).encode())
+        if body is None:
+            connection.request("GET", "/")
+        else:
+            connection.request("POST", "/", body if isinstance(body, bytes) else json.dumps(body).encode())
         reply = connection.getresponse()
         return reply.status, json.load(reply)
     finally:

@@ -88,11 +88,15 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_dir: Path) -
     assays = pd.DataFrame({"smiles": drugs[:8], "logD": logp[:8], "pIC50": logp[:8] + 3})
     assays.to_parquet("assays.parquet")
     shutil.copytree(library_dir, "other_library")
+    Path("run.yaml").write_text(small_run())
+
+
+def small_run() -> str:
+    """The README's run; what would take days, or a compiler, is made small."""
     run = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)[0]
-    # What would take days, or a compiler, is made small.
     for told, small in (("84m", "micro"), ("true", "false"), ("100000", "2"), ("10000", "1"), ("bfloat16", "float32")):
         run = run.replace(f": {told}", f": {small}")
-    Path("run.yaml").write_text(f"{run}validation_molecules: 4\n")
+    return f"{run}validation_molecules: 4\n"
 
 
 @pytest.fixture
@@ -135,3 +139,17 @@ def test_readme_commands_run(commands: list[str], packaged: Callable[[], None], 
     for command in commands:
         told = run_command(*shlex.split(command, comments=True)[1:])
         assert told.exit_code == 0, f"{command}\n{told.output}"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("inputs")
+def test_readme_targets_are_learned() -> None:
+    (command,) = next(block for block in blocks_of_commands() if any("assays.parquet" in line for line in block))
+    assert run_command(*shlex.split(command, comments=True)[1:]).exit_code == 0
+    runs = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(runs) == 2
+    Path("run.yaml").write_text(small_run() + runs[1])
+    told = run_command("pretrain", "--config", "run.yaml")
+    assert told.exit_code == 0, told.output
+    (history,) = Path("runs").rglob("log_history.json")
+    assert all(name in history.read_text() for name in ("rdkit_descriptors", "logD", "pIC50"))

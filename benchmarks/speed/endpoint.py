@@ -6,7 +6,8 @@
 The server is a process of its own (`tests/endpoint_server.py`, a folder exported with its code, real HTTP). Of ten
 requests six have good molecules, two good and bad ones, two are bad as a whole (the rows of `hostile_cases/endpoint.py`
 and what is no JSON). Every good molecule's embedding is compared with that of the molecule alone, by the pipeline in
-this process. Memory is the server's, while no request runs. Writes endpoint.json and endpoint.md.
+this process. Memory is the server's, while no request runs: its heap in use must not grow. Writes endpoint.json and
+endpoint.md.
 """
 
 import json
@@ -133,15 +134,17 @@ def measure(count: int, clients: int) -> Result:
     alone: Vectors = {smiles: pipe(smiles)["embedding"] for smiles in pool}
     requests = requests_of(pool, count)
     results: list[Result] = []
-    memory: dict[str, float] = {}
+    resident: dict[str, float] = {}
+    in_use: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name, server_of(published(Path(name) / "nano")) as (process, port):
         timed(port, {"body": b'{"inputs": "C"}'})
         start = time.perf_counter()
         for part in np.array_split(np.arange(count), PARTS):
             with ThreadPoolExecutor(clients) as threads:
                 results += threads.map(lambda index: timed(port, requests[index]), part)
-            memory[str(len(results))] = process.memory_info().rss / 2**20
-            print(len(results), f"{memory[str(len(results))]:.0f} MB", flush=True)
+            done = str(len(results))
+            resident[done], in_use[done] = process.memory_info().rss / 2**20, ask(port)[1]
+            print(done, f"{resident[done]:.0f} MB, {in_use[done]:.1f} in use", flush=True)
         seconds = time.perf_counter() - start
     found = [faults_of(request, result, alone) for request, result in zip(requests, results, strict=True)]
     statuses = {
@@ -160,7 +163,8 @@ def measure(count: int, clients: int) -> Result:
         "seconds": seconds,
         "vectors_a_second": vectors / seconds,
         "latency_ms": {"median": np.percentile(milliseconds, 50), "99th": np.percentile(milliseconds, 99)},
-        "resident_mb_after": memory,
+        "resident_mb_after": resident,
+        "in_use_mb_after": in_use,
     }
 
 
@@ -170,7 +174,10 @@ def as_markdown(result: Result) -> str:
         f"{kind}: {', '.join(f'{count:,} times {status}' for status, count in statuses[kind].items())}"
         for kind in statuses
     )
-    memory = ", ".join(f"{value:.0f} after {int(count):,}" for count, value in result["resident_mb_after"].items())
+    resident, in_use = (
+        ", ".join(f"{value:.{digits}f} after {int(count):,}" for count, value in result[f"{kind}_mb_after"].items())
+        for kind, digits in (("resident", 0), ("in_use", 1))
+    )
     latency = result["latency_ms"]
     return f"""`python benchmarks/speed/endpoint.py`, {result["machine"]}.
 
@@ -184,7 +191,8 @@ concurrent clients, answered in {result["seconds"]:.0f} s.
 | embeddings a second, each with its conformer | {result["vectors_a_second"]:.1f} ({result["vectors"]:,} in all) |
 | largest difference from the molecule alone, relative | {result["largest_relative_difference"]:.1e} (bound 1e-05) |
 | latency, median and 99th percentile | {latency["median"]:.0f} and {latency["99th"]:.0f} ms |
-| server's memory between requests, MB | {memory} |
+| server's heap in use between requests, MB | {in_use} |
+| its memory, with freed pieces that glibc keeps, MB | {resident} |
 """
 
 

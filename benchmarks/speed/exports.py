@@ -101,6 +101,7 @@ def main(
 ) -> None:
     """Write exports.json and .md beside this file."""
     keep_freed_memory()
+    load = os.getloadavg()[0]
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     batches = batches_of(chosen(data, count, seed), threads)
@@ -132,12 +133,11 @@ def main(
         f"by size, ready features; medians of {repeats} runs in turn. Bound of differences {LARGEST_DIFFERENCE:.0e}; "
         "`python benchmarks/speed/exports.py --data DIR`."
     )
-    load = os.getloadavg()[2]
-    if load > 1.5 * threads:
-        notes += f" Other work ran beside it (load {load:.1f}): the speeds say little."
+    if load > threads / 2:
+        notes += f" Other work ran beside it (load {load:.1f} before it began): the speeds say little."
     versions = {name: __import__(name).__version__ for name in ("transformers", "onnxruntime", "openvino")}
     report = {
-        "machine": machine(threads) | versions | {"load of 15 minutes": load},
+        "machine": machine(threads) | versions | {"load before it began": load},
         "repeats": repeats,
         "seed": seed,
     }

@@ -37,13 +37,14 @@ def push(library: Path, *more: str, said: tuple[str, ...] = SAID) -> None:
     assert f"{REPO} is at commit" in told.output
 
 
-def run_from_the_hub(hub: HubServer, home: Path, *arguments: object) -> None:
-    """A process of its own: `datasets` reads where the Hub is when it is imported."""
+def run_from_the_hub(hub: HubServer, home: Path, *arguments: object) -> str:
+    """What it printed. A process of its own: `datasets` reads where the Hub is when it is imported."""
     command = [sys.executable, *(str(argument) for argument in arguments)]
     run = subprocess.run(
         command, env={**os.environ, **hub_environment(hub, home)}, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr[-2000:]
+    return run.stdout
 
 
 def losses_of_example(hub: HubServer, data: object, folder: Path) -> list[float]:
@@ -129,6 +130,14 @@ def test_a_foreign_summary_is_refused(library: Path, content: str) -> None:
     (library / "summary.json").write_text(content)
     with pytest.raises(LibraryError, match="was not written by"):
         data_set_card(library, REPO, "unknown", "unknown")
+
+
+def test_the_card_s_python_runs(hub: HubServer, library: Path, tmp_path: Path) -> None:
+    push(library)
+    (block,) = re.findall(r"```python\n(.*?)```", (library / "README.md").read_text(), flags=re.DOTALL)
+    smiles = pq.read_table(library / "conformers", columns=["smiles", "error"]).to_pylist()
+    expected = next(row["smiles"] for row in smiles if row["error"] is None)
+    assert run_from_the_hub(hub, tmp_path / "hf_home", "-c", block).split() == [expected]
 
 
 @pytest.mark.numerical

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -365,6 +366,20 @@ class TestHub:
         pipe = pipeline("molecule-property-prediction", repo_id, revision="v1", trust_remote_code=True)
         expected = pipeline("molecule-property-prediction", str(request.getfixturevalue(kind)))("CCOc1ccccc1")
         assert pipe("CCOc1ccccc1")["predictions"]["tpsa"] == pytest.approx(expected["predictions"]["tpsa"], rel=1e-4)
+
+    def test_the_card_s_commands(
+        self, hub: HubServer, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = PublishSettings(scale=scale, checkpoint=str(TINY), push="org", revision="v1")
+        (folder,) = publish(None, tmp_path / "out", settings, QUIET)
+        install, check_it = re.findall(r"```bash\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+        assert install.startswith("pip install ")
+        monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        told = subprocess.run(
+            ["bash", "-ec", check_it], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200
+        )
+        assert told.returncode == 0, told.stderr
+        assert "model is what was published" in told.stdout
 
     def test_official_from_the_hub_without_the_package(self, hub: HubServer, scale: str, tmp_path: Path) -> None:
         publish(None, tmp_path / "out", PublishSettings(scale=scale, checkpoint=str(TINY), push="org"), QUIET)
