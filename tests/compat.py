@@ -65,7 +65,7 @@ def pinned(*names: str) -> list[str]:
 COMBINATIONS = {
     "lowest": [*pinned("torch"), *lower_bounds()],
     "newest": [*pinned("torch"), *BOUNDARY],
-    "torch 2.6": ["torch==2.6.*", *pinned(*BOUNDARY)],
+    "torch 2.9": ["torch==2.9.*", *pinned(*BOUNDARY)],
     "torch 2.13": ["torch==2.13.*", *pinned(*BOUNDARY)],
     "torch 2.14": ["torch==2.14.*", *pinned(*BOUNDARY)],
 }
