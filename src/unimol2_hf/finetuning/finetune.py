@@ -54,7 +54,9 @@ def finetune(data: Source, output_dir: Path, settings: FinetuneSettings, console
 def _claim(data: Source, output_dir: Path, settings: FinetuneSettings) -> None:
     """Note what the folder is for; refuse one that holds another run."""
     job = {"settings": settings.of_output(), "data": fingerprint_of_source(data), "model": _model_fingerprint(settings)}
-    start_or_continue(output_dir, job, (output_dir / METRICS_FILE).exists(), about_source(data))
+    # Later, and in another folder, nobody can tell a Hub id from a path.
+    about = {**about_source(data), "model_is_folder": Path(resolve_model(settings.model)).exists()}
+    start_or_continue(output_dir, job, (output_dir / METRICS_FILE).exists(), about)
     write_settings(output_dir / SETTINGS_FILE, settings)
 
 

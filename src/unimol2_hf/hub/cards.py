@@ -17,6 +17,7 @@ from ..calibration import CALIBRATION_FILE
 from ..configuration_unimol2 import BINARY, MULTICLASS, REGRESSION, UniMol2Config
 from ..data.molecule_files import HUB_PREFIX
 from ..data.output_folder import JOB_FILE
+from ..feature_extraction_unimol2 import UniMol2FeatureExtractor
 from ..fingerprints import FINGERPRINTS_FILE
 from ..modeling_unimol2 import UniMol2ForPropertyPrediction, UniMol2Model
 from ..models.loading import load_feature_extractor, load_model
@@ -70,6 +71,7 @@ def family_card() -> str:
         "expected": "[...]",
         "figure": "src/unimol2_hf/hub/repository/scaling_law.png",
         "made_with": versions(),
+        "featurizer": UniMol2FeatureExtractor().settings(),
         **_of_scales(),
     }
     return render(card_data, values)
@@ -98,6 +100,7 @@ def scale_card(folder: Path, scale: str, publication: Mapping[str, Any], where: 
         "expected": _embedding_of_example(folder),
         "expected_is_known": True,
         "made_with": publication["made_with"],
+        "featurizer": load_feature_extractor(str(folder)).settings(),
         "figure": "scaling_law.png",
         **where,
         **_of_scales(),
@@ -132,6 +135,7 @@ def own_card(
         "expected": _prediction_of_example(folder, config) if task else _embedding_of_example(folder),
         "expected_is_known": True,
         "made_with": publication["made_with"],
+        "featurizer": load_feature_extractor(str(folder)).settings(),
         **where,
     }
     return render(_card_data(license=license_, base_model=start, datasets=data_sets), values)
@@ -218,10 +222,11 @@ def _run_of(origin: Path) -> dict[str, Any] | None:
     """What `finetune` left in its folder; `None` where it was made otherwise. No path of this machine is told."""
     try:
         metrics, settings = (json.loads((origin / name).read_text()) for name in ("metrics.json", "settings.json"))
-        source = json.loads((origin / JOB_FILE).read_text())["about"].get("source", "")
+        about = json.loads((origin / JOB_FILE).read_text())["about"]
     except (OSError, ValueError, KeyError):
         return None
-    start, base = _start_of(settings)
+    source = about.get("source", "")
+    start, base = _start_of(settings, about.get("model_is_folder", True))
     baselines = metrics["baselines"]
     return {
         "head": f"{'fitted' if metrics.get('head') == 'frozen' else 'trained'}",
@@ -236,14 +241,14 @@ def _run_of(origin: Path) -> dict[str, Any] | None:
     }
 
 
-def _start_of(settings: Mapping[str, Any]) -> tuple[str, str | None]:
-    """In words, and as a Hub id if it is one."""
+def _start_of(settings: Mapping[str, Any], is_folder: bool) -> tuple[str, str | None]:
+    """In words, and as a Hub id if it is one: a folder's name is nobody's business."""
     model = settings["model"]
     if settings["scale"]:
         return f"random weights of the scale {settings['scale']}", None
     if model.lower() == NANO_NAME:
         return f"{NANO_NAME}, which comes with the package", None
-    if Path(model).exists() or model.count("/") != 1:
+    if is_folder:
         return "a model of the author's own", None
     return f"[{model}](https://huggingface.co/{model})", model
 
