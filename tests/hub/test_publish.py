@@ -22,7 +22,7 @@ import yaml
 from command_line import run_command
 from conformance import run_without_the_package
 from conftest import GOLDEN
-from hub_server import HubServer
+from hub_server import HubServer, break_off
 from huggingface_hub import ModelCard, snapshot_download
 from oracle import relative_difference
 from rich.console import Console
@@ -109,16 +109,26 @@ def names_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def run_quick_start(folder: Path, name: str) -> str:
-    """What the card's Python prints, from the folder instead of the Hub."""
+def quick_start_of(folder: Path) -> str:
     (block,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    return block
+
+
+def assert_told(told: str, block: str) -> None:
+    """The card's Python printed what its last line says."""
+    expected = block.strip().splitlines()[-1].removeprefix("# ")
+    numbers = [np.array(re.findall(r"-?\d+\.\d+", text), dtype=float) for text in (told, expected)]
+    assert len(numbers[0])
+    np.testing.assert_allclose(numbers[0], numbers[1], atol=2e-3, rtol=1e-3)
+
+
+def run_quick_start(folder: Path, name: str) -> None:
+    """The card's Python where the package is imported, from the folder instead of the Hub."""
+    block = quick_start_of(folder)
     assert name in block
     with contextlib.redirect_stdout(io.StringIO()) as told:
         exec(block.replace(name, str(folder)), {})
-    expected = block.strip().splitlines()[-1].removeprefix("# ")
-    numbers = [np.array(re.findall(r"-?\d+\.\d+", text), dtype=float) for text in (told.getvalue(), expected)]
-    np.testing.assert_allclose(numbers[0], numbers[1], atol=2e-3, rtol=1e-3)
-    return expected
+    assert_told(told.getvalue(), block)
 
 
 @pytest.mark.numerical
@@ -276,7 +286,37 @@ class TestOwn:
         assert "hold 90 % of new molecules" in card
         assert "The weights: cc-by-4.0." in card
         assert str(frozen.parent) not in card
-        assert run_quick_start(folder, "org/solubility").startswith("{'tpsa'")
+        assert "\n# {'tpsa': " in quick_start_of(folder)
+        run_quick_start(folder, "org/solubility")
+
+    def test_the_card_has_the_folders_own_featurizer(self, frozen: Path, tmp_path: Path) -> None:
+        shutil.copytree(frozen, tmp_path / "model")
+        options = {"num_conformers": 3, "force_field": "UFF", "seed": 7, "max_atoms": 80, "standardize": "parent"}
+        UniMol2FeatureExtractor.from_pretrained(frozen, **options).save_pretrained(tmp_path / "model")
+        card = (published(tmp_path / "model", tmp_path / "out") / "README.md").read_text()
+        assert "at most 80;" in card
+        assert "Up to 3 conformers: given, or ETKDG from RDKit, relaxed by UFF (seed 7)." in card
+        assert "the parent is read" in card
+
+    @pytest.mark.parametrize("is_folder", [True, False])
+    def test_a_folders_name_is_not_told(self, is_folder: bool, frozen: Path, tmp_path: Path) -> None:
+        shutil.copytree(frozen, tmp_path / "model")
+        for name, of_it in (("settings.json", "settings"), ("job.json", "about")):
+            path = tmp_path / "model" / name
+            content = json.loads(path.read_text())
+            changed = content if of_it == "settings" else content[of_it]
+            changed |= {"model": "acme/secret"} if of_it == "settings" else {"model_is_folder": is_folder}
+            path.write_text(json.dumps(content))
+        folder = published(tmp_path / "model", tmp_path / "out", push=None)
+        told = "".join(path.read_text() for path in (folder / "README.md", folder / "publication.json"))
+        assert ("acme/secret" in told) is not is_folder
+        assert ModelCard.load(folder / "README.md").data.base_model == (None if is_folder else "acme/secret")
+
+    def test_of_another_version(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        published("unimol2-nano", tmp_path)
+        monkeypatch.setattr(publishing, "versions", lambda: {"unimol2_hf": "99"})
+        with pytest.raises(OutputFolderError, match=r"was made by unimol2-hf .*; delete it, and publish again"):
+            published("unimol2-nano", tmp_path)
 
     def test_results_of_a_data_set_of_the_hub(self, frozen: Path, tmp_path: Path) -> None:
         shutil.copytree(frozen, tmp_path / "model")
@@ -381,13 +421,40 @@ class TestHub:
         assert told.returncode == 0, told.stderr
         assert "model is what was published" in told.stdout
 
-    def test_official_from_the_hub_without_the_package(self, hub: HubServer, scale: str, tmp_path: Path) -> None:
-        publish(None, tmp_path / "out", PublishSettings(scale=scale, checkpoint=str(TINY), push="org"), QUIET)
-        answer = run_without_the_package("load_from_hub.py", "org/unimol2-84m", where=tmp_path)
-        expected = AutoModel.from_pretrained(tmp_path / "out" / "unimol2-84m").eval()
-        with torch.no_grad():
-            vector = expected(**UniMol2FeatureExtractor()("CCO")).pooler_output[0]
-        np.testing.assert_allclose(json.loads(answer), vector.numpy(), rtol=1e-4, atol=1e-5)
+    def test_the_card_s_python_without_the_package(self, hub: HubServer, scale: str, tmp_path: Path) -> None:
+        settings = PublishSettings(scale=scale, checkpoint=str(TINY), push="org", revision="v7")
+        (folder,) = publish(None, tmp_path / "out", settings, QUIET)
+        block = quick_start_of(folder)
+        assert '"org/unimol2-84m"' in block
+        assert '"revision": "v7"' in block
+        assert_told(run_without_the_package("run_code.py", block, where=tmp_path), block)
+
+    def test_a_fitted_model_s_card_without_the_package(self, hub: HubServer, frozen: Path, tmp_path: Path) -> None:
+        block = quick_start_of(published(frozen, tmp_path / "out", push="org", revision="v7"))
+        assert_told(run_without_the_package("run_code.py", block, where=tmp_path), block)
+
+    def test_a_loop_that_broke_off_goes_on(
+        self, hub: HubServer, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(SCALES, "164m", SCALES[scale])
+        settings = PublishSettings(scale=f"{scale},164m", checkpoint=str(TINY), push="org")
+        # The first commit arrives.
+        hub.before["commit"] = lambda: hub.before.update(commit=break_off)
+        with pytest.raises(HubError, match="run it again"):
+            publish(None, tmp_path / "out", settings, QUIET)
+        del hub.before["commit"]
+        publish(None, tmp_path / "out", settings, QUIET)
+        for name in ("84m", "164m"):
+            found = hub.repository("model", f"org/unimol2-{name}")
+            assert set(found.tags.values()) == {found.head.oid}
+        assert len(hub.asked_for("commit")) == 3
+
+    def test_another_model_under_the_same_tag(
+        self, hub: HubServer, frozen: Path, ensemble: Path, tmp_path: Path
+    ) -> None:
+        published(frozen, tmp_path / "out", push="org/one", revision="v1")
+        with pytest.raises(HubError, match="has a revision v1 already"):
+            published(ensemble, tmp_path / "other", push="org/one", revision="v1")
 
     def test_a_failed_check_sends_nothing(
         self, hub: HubServer, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -438,6 +505,9 @@ class TestHub:
         run_without_the_package("check_repository.py", fetched, where=tmp_path)
         with pytest.raises(SettingsError, match="cannot follow tags"):
             trainer.push_to_hub(tags="x")
+        arguments.hub_model_id = None
+        trainer.push_to_hub()
+        assert "model.safetensors" in hub.repository("model", "somebody/run").head.files
 
 
 def test_the_roots_card_is_the_familys() -> None:

@@ -168,18 +168,21 @@ def _is_made(folder: Path, repository: Repository) -> bool:
     if not folder.exists():
         return False
     try:
-        known = json.loads((folder / PUBLICATION_FILE).read_text())["source"]
+        publication = json.loads((folder / PUBLICATION_FILE).read_text())
+        known, version = publication["source"], publication["made_with"]["unimol2_hf"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputFolderError(f"{folder} is there and was not published from here; choose another folder") from error
     if known["sha256"] != _source_of(repository)["sha256"]:
         raise OutputFolderError(
             f"{folder} was published from another {known['kind']}; delete it, or choose another one"
         )
+    if version != versions()["unimol2_hf"]:
+        raise OutputFolderError(f"{folder} was made by unimol2-hf {version}; delete it, and publish again")
     return True
 
 
 def _source_of(repository: Repository) -> dict[str, str]:
-    """What a repository is made from, by its content; no folder of this machine."""
+    """What a repository is made from, by its content; no path or folder's name of this machine."""
     if repository.scale is not None:
         path, name = checkpoint_of(repository.source, repository.scale)
         return {"kind": "checkpoint", "name": name, "sha256": sha256_of(path)}
@@ -188,7 +191,7 @@ def _source_of(repository: Repository) -> dict[str, str]:
         raise ModelError(f"{repository.source} is no folder of a model; fetch it first (`hf download`)")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in (".json", ".safetensors")]
     together = "".join(map(sha256_of, files)).encode()
-    return {"kind": "model", "name": folder.resolve().name, "sha256": hashlib.sha256(together).hexdigest()}
+    return {"kind": "model", "name": repository.name, "sha256": hashlib.sha256(together).hexdigest()}
 
 
 def _make_converted(folder: Path, repository: Repository, settings: PublishSettings, console: Console) -> None:

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,  # of httpx or httpx2, whichever the installed version works with
@@ -23,6 +24,7 @@ from transformers.utils import logging
 from ..data.shards import CONFORMERS
 from ..errors import HubError
 from .export import source_files
+from .repository.check_unimol2 import CHECKSUMS_FILE
 
 logger = logging.get_logger(__name__)
 
@@ -66,12 +68,14 @@ def push_folder(
 
     A repository that is missing is created. A published file that the folder no longer has, such as a shard of older
     weights, is deleted in the same commit. A commit of somebody else's in between is not overwritten.
+    What is there under the tag already, checksum by checksum, is not pushed again: a loop over several goes on where it
+    broke off.
 
     Args:
         folder: of a model, or of a data set.
         repo_id: "ORG/NAME".
         repo_type: "model" or "dataset".
-        tag: a name for this version; it must be new.
+        tag: a name for this version, of which nothing else may be there.
         message: of the commit.
         private: whether a repository that is created is private.
         include_training_set: also the training molecules with their labels.
@@ -88,7 +92,10 @@ def push_folder(
         _require_token(token)
         api = HfApi(token=token)
         head = _head(api, repo_id, repo_type, private)
-        _require_new_tag(api, repo_id, repo_type, tag)
+        known = None if tag is None else _commit_of(api, repo_id, repo_type, tag)
+        if known is not None:
+            _require_same(repo_id, repo_type, str(tag), folder, token)
+            return known
         commit = api.create_commit(
             repo_id,
             [*_additions(folder, files), *_deletions(api, repo_id, repo_type, head, files)],
@@ -242,12 +249,33 @@ def _head(api: HfApi, repo_id: str, repo_type: str, private: bool) -> str:
     return str(found.sha)
 
 
-def _require_new_tag(api: HfApi, repo_id: str, repo_type: str, tag: str | None) -> None:
-    if tag is None:
-        return
+def _commit_of(api: HfApi, repo_id: str, repo_type: str, revision: str) -> str | None:
+    """What a tag or branch points at, if there is one of this name."""
     refs = api.list_repo_refs(repo_id, repo_type=repo_type)
-    if any(ref.name == tag for ref in chain(refs.tags, refs.branches)):
-        raise HubError(f"{repo_id} has a revision {tag} already, which stays what it is; choose another --revision")
+    return next((str(ref.target_commit) for ref in chain(refs.tags, refs.branches) if ref.name == revision), None)
+
+
+def _require_same(repo_id: str, repo_type: str, revision: str, folder: Path, token: str | None) -> None:
+    """Raise `HubError` unless the revision's files are the folder's; a data set has no checksums to tell by."""
+    own = folder / CHECKSUMS_FILE
+    with suppress(EntryNotFoundError):
+        there = hf_hub_download(repo_id, CHECKSUMS_FILE, revision=revision, repo_type=repo_type, token=token)
+        if own.is_file() and own.read_bytes() == Path(there).read_bytes():
+            return
+    raise HubError(f"{repo_id} has a revision {revision} already, which stays what it is; choose another --revision")
+
+
+def with_owner(repo_id: str, token: str | None) -> str:
+    """ORG/NAME: where ORG is missing, the account of the token.
+
+    Raises:
+        HubError: there is no token, or the Hub cannot be asked.
+    """
+    if "/" in repo_id:
+        return repo_id
+    with hub_errors(repo_id):
+        _require_token(token)
+        return f"{HfApi(token=token).whoami()['name']}/{repo_id}"
 
 
 def _additions(folder: Path, files: Iterable[str]) -> list[CommitOperationAdd]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from ..errors import SettingsError
 from ..training.trainer import UniMol2Trainer as Trainer
 from .publish import write_repositories
-from .push import push_folder
+from .push import push_folder, with_owner
 from .settings import PublishSettings
 
 
@@ -27,7 +27,8 @@ class UniMol2Trainer(Trainer):
     ) -> str | None:
         """Publish the model as `unimol2-hf publish` does: code, card, reference outputs and checksums, in one commit.
 
-        Checkpoints, `training_args.bin` (a pickle) and whatever else lies in `output_dir` stay here.
+        Checkpoints, `training_args.bin` (a pickle) and whatever else lies in `output_dir` stay here. The card's quick
+        start names `main`, which the next push moves; `unimol2-hf publish --push` tags what others are to rely on.
 
         Args:
             commit_message: of the commit.
@@ -57,7 +58,8 @@ class UniMol2Trainer(Trainer):
         if not self.is_world_process_zero():
             return None
         output_dir = Path(self.args.output_dir)
-        repo_id = self.args.hub_model_id or output_dir.resolve().name
+        token = token or self.args.hub_token
+        repo_id = with_owner(self.args.hub_model_id or output_dir.resolve().name, token)
         settings = PublishSettings(push=repo_id, revision="main", model_license=license_)
         with TemporaryDirectory() as name:
             ((_, folder),) = write_repositories(str(output_dir), Path(name), settings, Console(quiet=True))
@@ -66,7 +68,7 @@ class UniMol2Trainer(Trainer):
                 repo_id,
                 message=commit_message or "End of training",
                 private=bool(self.args.hub_private_repo if private is None else private),
-                token=token or self.args.hub_token,
+                token=token,
             )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
