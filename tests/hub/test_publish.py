@@ -366,6 +366,10 @@ class TestCheck:
         with pytest.raises(ModelError, match=r"modeling_unimol2.py is missing"):
             check(official)
 
+    def test_from_a_folder_beside_it(self, official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(official)
+        check(Path("..") / official.name)
+
     def test_not_published(self, property_dir: str) -> None:
         with pytest.raises(ModelError, match=r"has no SHA256SUMS: it was not published"):
             check(property_dir)
