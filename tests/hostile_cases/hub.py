@@ -110,6 +110,17 @@ def spoilt(name: str, content: bytes, with_sums: bool = True) -> Call:
     return call
 
 
+def cut_sums(lines: int) -> Call:
+    """A published folder of whose checksums the first lines are left."""
+
+    def call(folder: Path) -> Any:
+        sums = published(folder) / "SHA256SUMS"
+        sums.write_text("".join(sums.read_text().splitlines(keepends=True)[:lines]))
+        return check(sums.parent)
+
+    return call
+
+
 def other_reference(folder: Path) -> Any:
     """Outputs of another shape."""
     made = published(folder)
@@ -175,6 +186,9 @@ HUB_ROWS: list[Row] = [
     ("no folder and no id", lambda _: check("no such folder anywhere"), Exception, "no repository's name|is no folder"),
     ("checksums of nonsense", spoilt("SHA256SUMS", b"\x00\xff nonsense\n", with_sums=False), ModelError, "is missing|cannot be read|not published"),
     ("checksums of a file elsewhere", spoilt("SHA256SUMS", b"0" * 64 + b"  ../../../etc/passwd\n", with_sums=False), ModelError, "leads out of"),
+    ("no checksums at all", cut_sums(0), ModelError, "SHA256SUMS leaves out .*config.json.*model.safetensors"),
+    ("checksums that were broken off", cut_sums(-1), ModelError, "SHA256SUMS leaves out worker_pool.py"),
+    ("a publication of other kinds", spoilt("publication.json", b'{"files": [3]}', with_sums=False), ModelError, "publication.json differs"),
     ("a reference that is no safetensors", spoilt(REFERENCE_FILE, b"x" * 40), ModelError, "cannot be recomputed"),
     ("a reference of another shape", other_reference, ModelError, "embedding by inf"),
     ("weights of another model", spoilt("model.safetensors", b"x" * 40), ModelError, "cannot be recomputed"),

@@ -370,6 +370,33 @@ class TestCheck:
         monkeypatch.chdir(official)
         check(Path("..") / official.name)
 
+    def test_what_lies_beside_a_download(self, official: Path) -> None:
+        for name in (".cache/huggingface/trees.json", "notes.txt", "__pycache__/handler.cpython-312.pyc"):
+            (official / name).parent.mkdir(parents=True, exist_ok=True)
+            (official / name).touch()
+        check(official)
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "handler.py", "publication.json"])
+    def test_a_file_without_a_checksum(self, official: Path, name: str) -> None:
+        sums = official / "SHA256SUMS"
+        sums.write_text("".join(each for each in sums.open() if not each.endswith(f"  {name}\n")))
+        with (official / name).open("a") as file:
+            file.write("\n")
+        with pytest.raises(ModelError, match=f"SHA256SUMS leaves out {re.escape(name)}"):
+            check(official)
+
+    def test_a_file_that_went_with_its_checksum(self, official: Path) -> None:
+        (official / "modeling_unimol2.py").unlink()
+        check_unimol2.write_checksums(official, names_in(official) - {"SHA256SUMS"})
+        with pytest.raises(ModelError, match=r"SHA256SUMS leaves out modeling_unimol2\.py"):
+            check(official)
+
+    def test_a_module_that_was_not_published(self, official: Path) -> None:
+        (official / "members").mkdir()
+        (official / "members" / "torch.py").touch()
+        with pytest.raises(ModelError, match=r"SHA256SUMS leaves out members/torch\.py"):
+            check(official)
+
     def test_not_published(self, property_dir: str) -> None:
         with pytest.raises(ModelError, match=r"has no SHA256SUMS: it was not published"):
             check(property_dir)
@@ -380,7 +407,9 @@ class TestCheck:
         weights[name] = weights[name] * 1.05
         save_file(weights, official / "model.safetensors", {"format": "pt"})
         check_unimol2.write_checksums(official, names_in(official) - {"SHA256SUMS"})
-        with pytest.raises(ModelError, match=r"does not answer as it did.*embedding by"):
+        with pytest.raises(
+            ModelError, match=r"does not answer as it did.*embedding by"
+        ):
             check(official)
 
     def test_random_weights_loaded_in_silence(self, official: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,10 +41,15 @@ from .convert import (
 )
 from .export import add_code, export_with_code
 from .push import TRAINING_SET, files_to_push, push_folder
-from .repository.check_unimol2 import CHECKSUMS_FILE, sha256_of, write_checksums, write_reference
+from .repository.check_unimol2 import (
+    CHECKSUMS_FILE,
+    PUBLICATION_FILE,
+    sha256_of,
+    write_checksums,
+    write_reference,
+)
 from .settings import PublishSettings
 
-PUBLICATION_FILE = "publication.json"
 RUNS_FILE = "published.json"  # beside the repositories: seconds and memory of each
 _REPOSITORY = Path(__file__).with_name("repository")
 _COPIED, _FIGURE = ("check_unimol2.py", "handler.py", "requirements.txt", "LICENSE"), "scaling_law.png"

@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from transformers.pipelines import PIPELINE_REGISTRY
 
 CHECKSUMS_FILE = "SHA256SUMS"
+PUBLICATION_FILE = "publication.json"
 REFERENCE_FILE = "reference_outputs.safetensors"
 # Largest difference that is accepted, relative to an output's largest value; processors differ by 1e-6 to 1e-5.
 TOLERANCE = 1e-4
@@ -72,13 +73,14 @@ def check(folder: Path, trust_remote_code: bool = False) -> dict[str, float]:
 
 
 def check_files(folder: Path) -> None:
-    """Compare every file with its SHA-256; raise `CheckError` where one is missing or differs."""
+    """Compare every file with its SHA-256; raise `CheckError` where one is missing, differs, or has none."""
     path = folder / CHECKSUMS_FILE
     if not path.is_file():
         raise CheckError(f"{folder} has no {CHECKSUMS_FILE}: it was not published by `unimol2-hf publish`")
-    problems = []
+    problems, told = [], set()
     for line in path.read_text(errors="replace").splitlines():
         expected, _, name = line.partition("  ")
+        told.add(name)
         found = folder / name
         if ".." in Path(name).parts or Path(name).is_absolute():
             problems.append(f"{name} leads out of the folder")
@@ -86,11 +88,25 @@ def check_files(folder: Path) -> None:
             problems.append(f"{name} is missing")
         elif sha256_of(found) != expected:
             problems.append(f"{name} differs ({found.stat().st_size:,} bytes here)")
+    if left_out := sorted(_names_to_tell(folder) - told):
+        problems.append(f"{CHECKSUMS_FILE} leaves out {', '.join(left_out)}")
     if problems:
         raise CheckError(
             f"{folder} is not what was published: {'; '.join(problems)}. If it is a download or a cache, it is damaged "
             "or was broken off: delete it and fetch it again (`hf download ORG/NAME --force-download`)"
         )
+
+
+def _names_to_tell(folder: Path) -> set[str]:
+    """What was published, and what could be loaded or run in its place."""
+    here = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".json", ".py", ".safetensors"))
+    # Of hidden folders: those of git, and of a download into a folder.
+    names = {path.as_posix() for path in here if not path.parts[0].startswith(".")}
+    try:
+        made = json.loads((folder / PUBLICATION_FILE).read_text())["files"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        made = ()  # its own checksum tells that it is damaged
+    return {PUBLICATION_FILE, *names, *made}
 
 
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
