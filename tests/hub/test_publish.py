@@ -408,7 +408,7 @@ class TestCheck:
         save_file(weights, official / "model.safetensors", {"format": "pt"})
         check_unimol2.write_checksums(official, names_in(official) - {"SHA256SUMS"})
         with pytest.raises(
-            ModelError, match=r"does not answer as it did.*embedding by"
+            ModelError, match=r"does not answer as it did.*embedding by.*publication.json names under made_with"
         ):
             check(official)
 

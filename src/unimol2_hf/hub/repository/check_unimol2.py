@@ -134,7 +134,7 @@ def check_outputs(folder: Path, trust_remote_code: bool = False) -> dict[str, fl
         raise CheckError(
             f"{folder} does not answer as it did when it was published: {', '.join(wrong)} of the largest value "
             f"(accepted: {TOLERANCE:.0e}). Its files are whole: use the versions of transformers, torch and rdkit that "
-            f"its card names"
+            f"{PUBLICATION_FILE} names under made_with"
         )
     return differences
 
