@@ -189,7 +189,7 @@ def test_a_revision_that_exists_is_refused_before_anything_is_sent(hub: HubServe
     hub.requests.clear()
     with pytest.raises(HubError, match=f"a revision {taken} already.* choose another --revision"):
         push_folder(folder, REPO, tag=taken, message="second")
-    assert {request.method for request in hub.requests} == {"GET"}
+    assert {request.method for request in hub.requests} == {"GET", "HEAD"}
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(hub: HubServer, folder: Path) -> None:

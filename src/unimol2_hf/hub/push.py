@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
     EntryNotFoundError,
     HfHubHTTPError,
@@ -24,7 +24,7 @@ from transformers.utils import logging
 from ..data.shards import CONFORMERS
 from ..errors import HubError
 from .export import source_files
-from .repository.check_unimol2 import CHECKSUMS_FILE
+from .repository.check_unimol2 import CHECKSUMS_FILE, checksums_of
 
 logger = logging.get_logger(__name__)
 
@@ -94,7 +94,7 @@ def push_folder(
         head = _head(api, repo_id, repo_type, private)
         known = None if tag is None else _commit_of(api, repo_id, repo_type, tag)
         if known is not None:
-            _require_same(repo_id, repo_type, str(tag), folder, token)
+            _require_same(api, repo_id, repo_type, str(tag), checksums_of(folder, set(files) - {CHECKSUMS_FILE}))
             return known
         commit = api.create_commit(
             repo_id,
@@ -255,12 +255,11 @@ def _commit_of(api: HfApi, repo_id: str, repo_type: str, revision: str) -> str |
     return next((str(ref.target_commit) for ref in chain(refs.tags, refs.branches) if ref.name == revision), None)
 
 
-def _require_same(repo_id: str, repo_type: str, revision: str, folder: Path, token: str | None) -> None:
-    """Raise `HubError` unless the revision's files are the folder's; a data set has no checksums to tell by."""
-    own = folder / CHECKSUMS_FILE
+def _require_same(api: HfApi, repo_id: str, repo_type: str, revision: str, checksums: str) -> None:
+    """Raise `HubError` unless a revision's files are those of the checksums; a data set has none to tell by."""
     with suppress(EntryNotFoundError):
-        there = hf_hub_download(repo_id, CHECKSUMS_FILE, revision=revision, repo_type=repo_type, token=token)
-        if own.is_file() and own.read_bytes() == Path(there).read_bytes():
+        there = api.hf_hub_download(repo_id, CHECKSUMS_FILE, revision=revision, repo_type=repo_type)
+        if Path(there).read_text() == checksums:
             return
     raise HubError(f"{repo_id} has a revision {revision} already, which stays what it is; choose another --revision")
 

@@ -110,9 +110,13 @@ def _names_to_tell(folder: Path) -> set[str]:
 
 
 def write_checksums(folder: Path, names: Iterable[str]) -> None:
-    """Write SHA256SUMS for the named files, as `sha256sum --check` reads it."""
-    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names)]
-    (folder / CHECKSUMS_FILE).write_text("".join(lines))
+    """Write SHA256SUMS for the named files."""
+    (folder / CHECKSUMS_FILE).write_text(checksums_of(folder, names))
+
+
+def checksums_of(folder: Path, names: Iterable[str]) -> str:
+    """The named files' lines, as `sha256sum --check` reads them."""
+    return "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names))
 
 
 def sha256_of(path: Path) -> str:
