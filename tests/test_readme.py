@@ -38,6 +38,13 @@ def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / "to_publish" / "modeling_unimol2.py").is_file()
 
 
+def test_the_packaged_model_s_card_runs() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (Path(unimol2_hf.NANO) / "README.md").read_text(), re.DOTALL)
+    namespace: dict[str, object] = {}
+    exec(block, namespace)
+    assert namespace["embedding"].shape == (1, 192)  # type: ignore[attr-defined]
+
+
 @pytest.mark.slow
 def test_the_page_for_scikit_learn_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
