@@ -183,7 +183,7 @@ class TestRefusals:
 
     def test_wrong_shape(self, tiny_checkpoint: ReferenceCheckpoint) -> None:
         changed = {**tiny_checkpoint.state_dict, "atom_feature.atom_encoder.weight": torch.zeros(100, 64)}
-        with pytest.raises(CheckpointError, match="feature_embeddings"):
+        with pytest.raises(CheckpointError, match=r"atom_encoder\.weight has shape \(100, 64\) instead of"):
             convert_checkpoint(ReferenceCheckpoint(changed))
 
     def test_another_model(self) -> None:
@@ -209,8 +209,15 @@ class TestRefusals:
 
     def test_weights_that_are_not_finite(self, tiny_checkpoint: ReferenceCheckpoint) -> None:
         changed = {**tiny_checkpoint.state_dict, "embed_tokens.weight": torch.full((128, 64), torch.nan)}
-        with pytest.raises(CheckpointError, match=r"no dense tensor of finite real numbers: embed_tokens\.weight"):
+        with pytest.raises(CheckpointError, match=r"embed_tokens\.weight holds numbers that are not finite"):
             convert_checkpoint(ReferenceCheckpoint(changed))
+
+    def test_a_head_that_is_not_finite(self, tiny_checkpoint: ReferenceCheckpoint) -> None:
+        head = {**tiny_checkpoint.head, "out_proj.bias": torch.full((3,), torch.inf)}
+        with pytest.raises(
+            CheckpointError, match=r"classification_heads out_proj\.bias holds numbers that are not finite"
+        ):
+            convert_checkpoint(ReferenceCheckpoint(tiny_checkpoint.state_dict, head))
 
     def test_target_names_must_differ(self, tiny_checkpoint: ReferenceCheckpoint) -> None:
         with pytest.raises(CheckpointError, match="must differ: a, a, b"):

@@ -28,7 +28,7 @@ from unimol2_hf import (
     UniMol2Config,
     check,
 )
-from unimol2_hf.hub.convert import convert, convert_checkpoint, load_reference_checkpoint
+from unimol2_hf.hub.convert import GAUSSIAN_BUFFER, convert, convert_checkpoint, load_reference_checkpoint
 from unimol2_hf.hub.publish import publish
 from unimol2_hf.hub.repository.check_unimol2 import REFERENCE_FILE, write_checksums
 from unimol2_hf.hub.settings import ConvertSettings, PublishSettings
@@ -56,7 +56,8 @@ def changed(name: str, change: Callable[[torch.Tensor], Any]) -> Call:
 
     def call(_: Path) -> Any:
         checkpoint = load_reference_checkpoint(TINY)
-        checkpoint.state_dict[name] = change(checkpoint.state_dict[name])
+        weights = checkpoint.head if name in checkpoint.head else checkpoint.state_dict
+        weights[name] = change(weights[name])
         return convert_checkpoint(checkpoint)
 
     return call
@@ -145,6 +146,7 @@ def foreign_code(folder: Path) -> Any:
     return AutoModel.from_pretrained(folder, trust_remote_code=False)
 
 
+QUERY = "encoder.layers.0.self_attn.linear_q.weight"
 LINEAR = "encoder.layers.0.ffn.linear_1.weight"
 # fmt: off
 HUB_ROWS: list[Row] = [
@@ -157,11 +159,22 @@ HUB_ROWS: list[Row] = [
     ("a checkpoint of numbers", partial(converted, {"model": {"a": 1.0}}), CheckpointError, "no weights found"),
     ("a checkpoint of settings", partial(converted, argparse.Namespace(model="x")), CheckpointError, "no weights found"),
     ("a checkpoint of nothing", partial(converted, {"model": {}}), CheckpointError, "no weights found"),
-    ("weights of whole numbers", changed(LINEAR, torch.Tensor.long), CheckpointError, "no dense tensor of finite real numbers"),
-    ("complex weights", changed(LINEAR, lambda t: t.to(torch.complex64)), CheckpointError, "no dense tensor of finite"),
-    ("infinite weights", changed(LINEAR, lambda t: t / 0), CheckpointError, "no dense tensor of finite"),
-    ("weights without dimensions", changed(LINEAR, lambda _: torch.tensor(1.0)), CheckpointError, "no Uni-Mol2 checkpoint"),
-    ("weights of another width", changed(LINEAR, lambda t: t[:, :-1]), CheckpointError, "do not fit the model"),
+    ("weights of whole numbers", changed(LINEAR, torch.Tensor.long), CheckpointError, "linear_1.weight is of torch.int64, not of"),
+    ("complex weights", changed(LINEAR, lambda t: t.to(torch.complex64)), CheckpointError, "linear_1.weight is of torch.complex64"),
+    ("infinite weights", changed(LINEAR, lambda t: t / 0), CheckpointError, "linear_1.weight holds numbers that are not finite"),
+    ("weights without dimensions", changed(LINEAR, lambda _: torch.tensor(1.0)), CheckpointError, "linear_1.weight has shape .., which is no matrix"),
+    ("weights of another width", changed(LINEAR, lambda t: t[:, :-1]), CheckpointError, r"linear_1.weight has shape \(\d+, 63\) instead of"),
+    ("weights of eight bits", changed(LINEAR, lambda t: t.to(torch.float8_e4m3fn)), CheckpointError, "linear_1.weight is of torch.float8_e4m3fn"),
+    ("weights that are not there", changed(LINEAR, lambda t: t.to("meta")), CheckpointError, "linear_1.weight is no dense tensor of the CPU"),
+    ("weights of four terabytes in four bytes", changed("embed_tokens.weight", lambda _: torch.ones(1, 1).expand(10**6, 10**6)), CheckpointError, "embed_tokens.weight repeats 4 bytes"),
+    ("weights too large for float32", changed("lm_head.bias", lambda t: torch.full_like(t, 1e300, dtype=torch.float64)), CheckpointError, "lm_head.bias holds numbers that are not finite in float32"),
+    ("queries of another width", changed(QUERY, lambda t: t[:, :7]), CheckpointError, r"linear_q.weight has shape \(64, 7\) instead of \(64, 64\)"),
+    ("queries without dimensions", changed(QUERY, lambda _: torch.tensor(1.0)), CheckpointError, r"linear_q.weight has shape \(\) instead of"),
+    ("queries of one dimension", changed(QUERY, torch.Tensor.flatten), CheckpointError, r"linear_q.weight has shape \(4096,\) instead of"),
+    ("Gaussians that are sparse", changed(GAUSSIAN_BUFFER, torch.Tensor.to_sparse), CheckpointError, "gaussian.mean is no dense tensor"),
+    ("Gaussians without dimensions", changed(GAUSSIAN_BUFFER, lambda t: t[-1]), CheckpointError, r"gaussian.mean has shape \(\) instead of"),
+    ("Gaussians that are not even", changed(GAUSSIAN_BUFFER, torch.square), CheckpointError, "^se3_invariant_kernel.gaussian.mean is not evenly spaced from 0; this model expects that it is$"),
+    ("a head without dimensions", changed("out_proj.weight", lambda _: torch.tensor(1.0)), CheckpointError, "out_proj.weight has shape .., which is no matrix"),
     ("a head for nobody", lambda p: convert(str(TINY), p / "out", ConvertSettings(head="none"), CONSOLE), CheckpointError, "there is no task head 'none'"),
     ("a tolerance below zero", lambda _: ConvertSettings(tolerance=-1.0), SettingsError, "use 0 or more"),
     # Configs.

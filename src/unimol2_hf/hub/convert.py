@@ -89,6 +89,8 @@ _RENAMED_LAYER_MODULES = {
 }
 PRETRAINING_HEADS = {"lm_head.": ("token_head.",), "movement_pred_head.": ("coordinate_head.",)}
 _FUSED_TRIANGLE = ("pair_tri_mul.linear_ab_p", "pair_tri_mul.linear_ab_g", "pair_tri_mul.linear_g")
+# Others are no real numbers, or are so only with a scale that lies elsewhere (float8, quantized).
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _HEAD_PATTERN = re.compile(
     r"classification_heads?\.(?:(?P<name>[^.]+)\.)?(?P<part>dense|out_proj)\.(?P<kind>weight|bias)$"
 )
@@ -111,6 +113,17 @@ class KeyPlan:
         """The plan less the tensors whose names here start with one of the prefixes."""
         dropped = tuple(prefixes)
         return KeyPlan({target: names for target, names in self.sources.items() if not target.startswith(dropped)})
+
+    def shapes(self, config: UniMol2Config) -> dict[str, torch.Size]:
+        """What `convert` expects of a model of those sizes, under the reference names."""
+        with torch.device("meta"):
+            whole = UniMol2ForPreTraining(config).state_dict()
+        triangle = [2 * config.pair_inner_size, 2 * config.pair_inner_size, config.pair_hidden_size]
+        shapes: dict[str, torch.Size] = {}
+        for target, names in self.sources.items():
+            rows = triangle if ".triangle.in_proj." in target else len(whole[target]) // len(names)
+            shapes |= {name: piece.shape for name, piece in zip(names, whole[target].split(rows), strict=True)}
+        return shapes
 
     def split(self, converted: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> StateDict:
         """The inverse of `convert`: tensors under their reference names (weights, or gradients)."""
@@ -256,39 +269,51 @@ def config_from_weights(state_dict: StateDict) -> UniMol2Config:
     """All sizes, read off the shapes.
 
     Raises:
-        CheckpointError: the tensors that tell the sizes are missing, or it is another architecture.
+        CheckpointError: the tensors that tell the sizes are missing or unsound, or it is another architecture.
     """
     layers = {int(match[1]) for name in state_dict if (match := re.match(r"encoder\.layers\.(\d+)\.", name))}
     if layers and max(layers) >= len(layers):
         raise CheckpointError(
             f"this is no Uni-Mol2 checkpoint: it has {len(layers)} layers, one of which is number {max(layers)}"
         )
-    try:
-        first = "encoder.layers.0."
-        heads, pair_width = state_dict[f"{first}self_attn.linear_bias.weight"].shape
-        sizes = {
-            "vocab_size": state_dict["embed_tokens.weight"].shape[0],
-            "hidden_size": state_dict["embed_tokens.weight"].shape[1],
-            "num_hidden_layers": max(layers) + 1,
-            "num_attention_heads": heads,
-            "intermediate_size": state_dict[f"{first}ffn.linear_1.weight"].shape[0],
-            "pair_hidden_size": pair_width,
-            "pair_inner_size": state_dict[f"{first}opm.linear_in.weight"].shape[0] // 2,
-            "num_gaussians": state_dict["se3_invariant_kernel.out_proj.layer1.weight"].shape[0],
-            "gaussian_max_angstrom": _gaussian_max(state_dict),
-        }
-    except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"this is no Uni-Mol2 checkpoint: {error} is missing from its weights") from error
+    first = "encoder.layers.0."
+    heads, pair_width = _matrix_shape(state_dict, f"{first}self_attn.linear_bias.weight")
+    vocabulary, width = _matrix_shape(state_dict, "embed_tokens.weight")
+    num_gaussians = _matrix_shape(state_dict, "se3_invariant_kernel.out_proj.layer1.weight")[0]
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": max(layers) + 1,
+        "num_attention_heads": heads,
+        "intermediate_size": _matrix_shape(state_dict, f"{first}ffn.linear_1.weight")[0],
+        "pair_hidden_size": pair_width,
+        "pair_inner_size": _matrix_shape(state_dict, f"{first}opm.linear_in.weight")[0] // 2,
+        "num_gaussians": num_gaussians,
+        "gaussian_max_angstrom": _gaussian_max(state_dict, num_gaussians),
+    }
     try:
         return UniMol2Config(**sizes)
     except StrictDataclassError as error:
         raise CheckpointError(f"this is no Uni-Mol2 checkpoint: {error}") from error
 
 
-def _gaussian_max(state_dict: StateDict) -> float:
+def _matrix_shape(state_dict: StateDict, name: str) -> torch.Size:
+    if name not in state_dict:
+        raise CheckpointError(f"this is no Uni-Mol2 checkpoint: {name} is missing from its weights")
+    tensor = state_dict[name]
+    fault = _fault_of_kind(tensor)
+    if fault is None and (tensor.dim() != 2 or not tensor.numel()):
+        fault = f"has shape {tuple(tensor.shape)}, which is no matrix's"
+    if fault is not None:
+        raise CheckpointError(f"this is no Uni-Mol2 checkpoint: {name} {fault}")
+    return tensor.shape
+
+
+def _gaussian_max(state_dict: StateDict, num_gaussians: int) -> float:
     means = state_dict.get(GAUSSIAN_BUFFER)
     if means is None:
         return 9.0
+    _require_sound(GAUSSIAN_BUFFER, means, torch.Size([num_gaussians]))
     means = means.float()
     # fp16 files round the means; the model computes them anew.
     if not torch.allclose(means, torch.linspace(0.0, float(means[-1]), len(means)), atol=5e-3):
@@ -296,21 +321,46 @@ def _gaussian_max(state_dict: StateDict) -> float:
     return round(float(means[-1]), 3)
 
 
-def check_keys(state_dict: StateDict, plan: KeyPlan) -> None:
-    """Raise `CheckpointError` with every missing and every surplus key, if there is one."""
-    expected = {name for names in plan.sources.values() for name in names}
-    found = set(state_dict) - {GAUSSIAN_BUFFER}
-    problems = [f"missing: {name}" for name in sorted(expected - found)]
-    problems += [f"surplus: {name}" for name in sorted(found - expected)]
-    unusable = (name for name in sorted(found & expected) if not _is_usable(state_dict[name]))
-    problems += [f"no dense tensor of finite real numbers: {name}" for name in unusable]
+def check_tensors(state_dict: StateDict, shapes: Mapping[str, torch.Size]) -> None:
+    """Raise `CheckpointError` with every missing, surplus and unsound tensor, if there is one.
+
+    Args:
+        state_dict: of the checkpoint, under the reference names.
+        shapes: of what there must be; see `KeyPlan.shapes`.
+    """
+    found = {name: tensor for name, tensor in state_dict.items() if name != GAUSSIAN_BUFFER}
+    problems = [f"missing: {name}" for name in sorted(shapes.keys() - found)]
+    problems += [f"surplus: {name}" for name in sorted(found.keys() - shapes)]
+    faults = {name: _fault(found[name], shape) for name, shape in sorted(shapes.items()) if name in found}
+    problems += [f"{name} {fault}" for name, fault in faults.items() if fault]
     if problems:
         raise CheckpointError(f"{len(problems)} keys do not fit the model:\n  " + "\n  ".join(problems))
 
 
-def _is_usable(tensor: Tensor) -> bool:
-    dense = tensor.layout == torch.strided
-    return dense and tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+def _fault(tensor: Tensor, shape: torch.Size | None = None) -> str | None:
+    """What keeps a tensor from being a weight of that shape, or of any, if anything does."""
+    fault = _fault_of_kind(tensor)
+    if fault is None and shape is not None and tensor.shape != shape:
+        fault = f"has shape {tuple(tensor.shape)} instead of {tuple(shape)}"
+    if fault is None and not torch.isfinite(tensor.float()).all():
+        fault = "holds numbers that are not finite in float32"
+    return fault
+
+
+def _fault_of_kind(tensor: Tensor) -> str | None:
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return f"is no dense tensor of the CPU's memory ({tensor.layout}, {tensor.device})"
+    if tensor.dtype not in _DTYPES:
+        return f"is of {tensor.dtype}, not of {', '.join(map(str, _DTYPES))}"
+    if tensor.nbytes > tensor.untyped_storage().nbytes():
+        return f"repeats {tensor.untyped_storage().nbytes():,} bytes to shape {tuple(tensor.shape)}"
+    return None
+
+
+def _require_sound(name: str, tensor: Tensor, shape: torch.Size | None = None) -> None:
+    fault = _fault(tensor, shape)
+    if fault is not None:
+        raise CheckpointError(f"{name} {fault}")
 
 
 def convert_checkpoint(
@@ -322,14 +372,14 @@ def convert_checkpoint(
     bare encoder where the file has neither pretraining head.
 
     Raises:
-        CheckpointError: keys or shapes do not fit.
+        CheckpointError: keys, shapes or numbers do not fit.
     """
     config = config_from_weights(checkpoint.state_dict)
     absent = {head for head in PRETRAINING_HEADS if not any(map(_starts(head), checkpoint.state_dict))}
     if len(absent) == 1 and not checkpoint.head:
-        absent = set()  # half a pretraining model: `check_keys` lists what is missing
+        absent = set()  # half a pretraining model: `check_tensors` lists what is missing
     plan = key_plan(config.num_hidden_layers).without({target for head in absent for target in PRETRAINING_HEADS[head]})
-    check_keys(checkpoint.state_dict, plan)
+    check_tensors(checkpoint.state_dict, plan.shapes(config))
     weights = plan.convert(checkpoint.state_dict)
     if checkpoint.head:
         _set_targets(config, checkpoint.head, target_names)
@@ -348,7 +398,9 @@ def _starts(prefix: str) -> Callable[[str], bool]:
 def _set_targets(config: UniMol2Config, head: StateDict, target_names: list[str] | None) -> None:
     if "out_proj.weight" not in head:
         raise CheckpointError("missing: classification_heads out_proj.weight")
-    outputs = head["out_proj.weight"].shape[0]
+    for name, tensor in head.items():
+        _require_sound(f"classification_heads {name}", tensor)
+    outputs = _matrix_shape(head, "out_proj.weight")[0]
     names = target_names or [f"target_{number}" for number in range(outputs)]
     if len(set(names)) < len(names):
         raise CheckpointError(f"target names must differ: {', '.join(names)}")
