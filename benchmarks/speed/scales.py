@@ -30,22 +30,15 @@ Result = dict[str, Any]
 
 MAKE = """
 import sys, torch
-from unimol2_hf import UniMol2Config, UniMol2ForPreTraining
+from unimol2_hf import UniMol2Config
 from unimol2_hf.hub.convert import GAUSSIAN_BUFFER, key_plan
 scale, path = sys.argv[1:]
 torch.manual_seed(0)
 config = UniMol2Config.from_scale(scale)
-with torch.device("meta"):
-    shapes = {name: each.shape for name, each in UniMol2ForPreTraining(config).state_dict().items()}
-triangle = [2 * config.pair_inner_size, 2 * config.pair_inner_size, config.pair_hidden_size]
 weights = {}
-for target, names in key_plan(config.num_hidden_layers).sources.items():
-    shape = shapes[target]
-    is_norm = "norm" in target and len(shape) == 1
-    whole = torch.randn(shape) * 0.02 + (1.0 if is_norm and target.endswith("weight") else 0.0)
-    sizes = triangle if ".triangle.in_proj" in target else [len(whole) // len(names)] * len(names)
-    for name, piece in zip(names, whole.split(sizes), strict=True):
-        weights[name] = piece.clone()
+for name, shape in key_plan(config.num_hidden_layers).shapes(config).items():
+    is_norm_weight = "norm" in name and len(shape) == 1 and name.endswith("weight")
+    weights[name] = torch.randn(shape) * 0.02 + (1.0 if is_norm_weight else 0.0)
 weights[GAUSSIAN_BUFFER] = torch.linspace(0, 9, config.num_gaussians)
 torch.save({"model": weights}, path)
 """
