@@ -20,6 +20,22 @@ def moved(value: Any) -> dict[str, Any]:
     return arrays(coordinates=[[0.0, value, 0.0], *THREE[1:]])
 
 
+def bonded(count: int, pairs: set[tuple[int, int]]) -> dict[str, Any]:
+    """Iron atoms, joined as given."""
+    coordinates = [[float(index), index % 7, index % 3] for index in range(count)]
+    bonds = [[first, second, 1] for first, second in sorted(pairs)]
+    return {"inputs": {"atomic_numbers": [26] * count, "coordinates": coordinates, "bonds": bonds}}
+
+
+def phenylenes(count: int) -> str:
+    """In a ring, which has 2 to the count shortest ways round."""
+    return "c1%99ccc(cc1)" + "c1ccc(cc1)" * (count - 2) + "c1ccc%99cc1"
+
+
+EIGHT_EACH = {(index, (index + step) % 256) for index in range(256) for step in (1, 7, 29, 83)}
+ALL_OF_45 = {(first, second) for second in range(45) for first in range(second)}
+
+
 def with_parameters(**parameters: Any) -> dict[str, Any]:
     return {"inputs": "CCO", "parameters": parameters}
 
@@ -74,6 +90,7 @@ REFUSED_BODIES: list[Row] = [
     ("blank", {"inputs": [" \n"]}, "empty", "the SMILES is empty"),
     ("a million characters", {"inputs": "C" * 10**6}, "too_large", "1000000 characters; at most 2000 are read"),
     ("a long chain", {"inputs": "C" * 300}, "too_large", "300 heavy atoms are more than 256"),
+    ("phenylenes in a ring", {"inputs": phenylenes(40)}, "too_large", "more than 2500 equally short ways; leave"),
     ("deep branches", {"inputs": "C(" * 900 + "C" + ")" * 100}, "smiles", "RDKit cannot read it"),
     ("Chinese", {"inputs": "阿司匹林"}, "smiles", "not ASCII"),
     ("half a character", {"inputs": "C\ud800"}, "smiles", "not ASCII"),
@@ -111,6 +128,8 @@ REFUSED_BODIES: list[Row] = [
     ("a charge too few", arrays(bonds=[[0, 1, 1]], formal_charges=[0, 0]), "molecule", "3 formal charges"),
     ("half a charge", arrays(bonds=[[0, 1, 1]], formal_charges=[0, 0, 0.5]), "molecule", "3 formal charges"),
     ("a huge charge", arrays(bonds=[[0, 1, 1]], formal_charges=[0, 0, 10**30]), "molecule", "3 formal charges"),
+    ("eight bonds an atom", bonded(256, EIGHT_EACH), "too_large", "769 independent rings are more than 128; leave"),
+    ("each bonded to all", bonded(256, ALL_OF_45), "too_large", "946 independent rings are more than 128"),
     # Numbers besides.
     ("features unasked for", {"inputs": {"molecule": "C", "features": {"ph": 7}}}, "extra_features", "leave them out"),
     ("features in a list", {"inputs": {"molecule": "C", "features": [7]}}, "extra_features", "leave them out"),

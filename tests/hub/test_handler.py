@@ -20,7 +20,8 @@ import torch
 from conformance import run_without_the_package
 from conftest import MIXED_SMILES
 from endpoint_server import ask, served
-from hostile_cases.endpoint import NOT_JSON, RAW_BODIES, REFUSED_BODIES, REFUSED_OF_PROPERTIES, THREE
+from hostile_cases.endpoint import NOT_JSON, RAW_BODIES, REFUSED_BODIES, REFUSED_OF_PROPERTIES, THREE, phenylenes
+from rdkit import Chem
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, pipeline
 
@@ -45,6 +46,12 @@ pytestmark = pytest.mark.numerical
 ROOT = Path(__file__).parents[2]
 HANDLER = Path(handler_module.__file__)
 SMILES = MIXED_SMILES[:6]
+C60 = (
+    "c12c3c4c5c1c1c6c7c2c2c8c3c3c9c4c4c%10c5c5c1c1c6c6c%11c7c2c2c7c8c3c3c8c9c4c4c9c%10c5c5c1c1c6c6c%11c2c2c7c3c3c8c4"
+    "c4c9c5c1c1c6c2c3c41"
+)
+GAMMA_CYCLODEXTRIN = "C1%99OC(CO)C(C(O)C1O)O" + 6 * "C1OC(CO)C(C(O)C1O)O" + "C1OC(CO)C(C(O)C1O)O%99"
+FERROCENE = "[CH]12[CH]3[CH]4[CH]5[CH]1[Fe]23451678[CH]2[CH]1[CH]6[CH]7[CH]28"
 # A batch adds in another order than a molecule alone.
 TOLERANCE = 1e-5
 INTERNAL = re.compile(
@@ -152,6 +159,11 @@ class TestAnswers:
         assert [answer["provenance"][0]["method"] for answer in answers] == ["etkdg"] * 4 + ["given"] * 2
         for form, answer in zip(forms, answers, strict=True):
             assert_same_answers(embedder({"inputs": form}), [answer])
+
+    @pytest.mark.parametrize("smiles", [C60, GAMMA_CYCLODEXTRIN, FERROCENE, phenylenes(10)])
+    def test_a_real_molecule_of_many_rings_is_read(self, smiles: str) -> None:
+        assert Chem.MolFromSmiles(smiles) is not None
+        assert handler_module._read_molecule(smiles, Limits()) == smiles
 
     def test_numbers_besides_the_molecule(self, of_ph: EndpointHandler, tmp_path: Path) -> None:
         inputs = [{"molecule": "CCO", "features": {"ph": 6}}, {"molecule": {"smiles": "CCO"}, "features": {"ph": 8.5}}]

@@ -45,6 +45,10 @@ LARGEST_COORDINATE = 1e6  # angstrom
 LARGEST_FEATURE = 1e30
 ATOMS_PER_HEAVY_ATOM = 5  # in arrays, which may hold hydrogens; methane has as many
 BONDS_PER_ATOM = 4
+# What RDKit does with rings holds Python's lock, and no clock ends it: 256 atoms in 769 rings take it a minute, twelve
+# phenylenes in a ring, which has 4,096 shortest ways round, 13 s, and thirty all memory.
+LARGEST_RING_COUNT = 128  # of independent rings; C240 has 121
+LARGEST_CYCLE_COUNT = 2_500  # of shortest cycles, at most; ten phenylenes in a ring come to 2,068
 CONFORMERS_AT_ONCE = 8  # between two looks at the clock
 # Of the time that is left, what one try at embedding may take: four ways are each tried with ever more attempts, and
 # what a last try takes, those before it take together once more.
@@ -309,10 +313,12 @@ def _read_smiles(smiles: Any, limits: Limits) -> str:
         raise BadInputError(told, "too_large")
     if not smiles.isascii():
         raise BadInputError("not a SMILES string: it holds characters that are not ASCII", "smiles")
-    if len(smiles) > limits.heavy_atoms:
-        with rdBase.BlockLogs():
-            drawn = Chem.MolFromSmiles(smiles, sanitize=False)
-        _check_heavy_atoms(0 if drawn is None else drawn.GetNumHeavyAtoms(), limits)
+    with rdBase.BlockLogs():
+        drawn = Chem.MolFromSmiles(smiles.strip(), sanitize=False)
+    # What cannot be read at all, the model's code tells.
+    if drawn is not None:
+        _check_heavy_atoms(drawn.GetNumHeavyAtoms(), limits)
+        _check_rings(drawn)
     return smiles
 
 
@@ -330,6 +336,7 @@ def _read_arrays(given: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
         mend = "bonds are [first atom, second atom, order]: atoms counted from 0, order 1, 1.5 (aromatic), 2 or 3"
         counts = range(BONDS_PER_ATOM * count + 1)
         molecule["bonds"] = _list_of(given["bonds"], counts, lambda each: _is_bond(each, count), mend, "molecule")
+        _check_rings(_graph_of(count, molecule["bonds"]))
     if given.get("formal_charges") is not None:
         mend = f"{count} atoms need {count} formal charges, whole numbers"
         molecule["formal_charges"] = _list_of(given["formal_charges"], one_each, _is_charge, mend, "molecule")
@@ -339,6 +346,32 @@ def _read_arrays(given: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
 def _check_heavy_atoms(count: int, limits: Limits) -> None:
     if count > limits.heavy_atoms:
         told = f"{count} heavy atoms are more than {limits.heavy_atoms}; leave the molecule out"
+        raise BadInputError(told, "too_large")
+
+
+def _graph_of(atoms: int, bonds: list[Any]) -> Any:
+    """Its bonds alone, each once; one that is given twice, or joins an atom to itself, the model's code tells."""
+    graph = Chem.RWMol()
+    for _ in range(atoms):
+        graph.AddAtom(Chem.Atom(6))
+    for first, second in {(min(bond[:2]), max(bond[:2])) for bond in bonds}:
+        if first != second:
+            graph.AddBond(first, second)
+    return graph
+
+
+def _check_rings(graph: Any) -> None:
+    """Refuse what RDKit would search for rings too long."""
+    independent = graph.GetNumBonds() - graph.GetNumAtoms() + len(Chem.GetMolFrags(graph))
+    if independent > LARGEST_RING_COUNT:
+        told = f"{independent} independent rings are more than {LARGEST_RING_COUNT}; leave the molecule out"
+        raise BadInputError(told, "too_large")
+    Chem.FindRingFamilies(graph)
+    found = graph.GetRingInfo()
+    families = zip(found.AtomRingFamilies(), found.BondRingFamilies(), strict=True)
+    # A graph has fewer cycles than 2 to the number of its independent ones; RDKit's own count of them overflows.
+    if sum(2 ** (len(bonds) - len(atoms) + 1) for atoms, bonds in families) > LARGEST_CYCLE_COUNT:
+        told = f"its rings can be passed in more than {LARGEST_CYCLE_COUNT} equally short ways; leave the molecule out"
         raise BadInputError(told, "too_large")
 
 
