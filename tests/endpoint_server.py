@@ -1,7 +1,8 @@
 """huggingface-inference-toolkit's server in small: a handler, loaded as the toolkit does it, asked over HTTP.
 
-Run with a folder it prints its port, and serves until it is ended. Unlike the toolkit it answers 400 also where a
-handler returns an error, and tells how much memory is in use to whoever asks with GET.
+Run with a folder it prints its port, and serves until it is ended. Unlike the toolkit, which answers 400 whatever was
+raised, it answers 500 where a handler raises, and 400 where one returns an error; and it tells how much memory is in
+use to whoever asks with GET.
 """
 
 import ctypes
@@ -78,12 +79,15 @@ class Requests(BaseHTTPRequestHandler):
 def answer(handler: Any, body: bytes) -> tuple[int, bytes]:
     """Status and content."""
     try:
-        found = handler(json.loads(body))
-        status = 400 if isinstance(found, dict) and "error" in found else 200
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        return 400, json.dumps({"error": str(error)}).encode()
+    try:
+        found = handler(asked)
         content = json.dumps(found, allow_nan=False)
     except Exception as error:
-        status, content = 400, json.dumps({"error": str(error)})
-    return status, content.encode()
+        return 500, json.dumps({"error": str(error)}).encode()
+    return 400 if isinstance(found, dict) and "error" in found else 200, content.encode()
 
 
 def ask(port: int, body: Any = None) -> tuple[int, Any]:

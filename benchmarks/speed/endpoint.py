@@ -120,7 +120,8 @@ def _faults_of_refusal(status: int, answer: Any, code: str | None) -> list[str]:
     """A bad request is told by its status, a bad molecule alone in its place."""
     error = answer if isinstance(answer, dict) else answer[0]
     expected = 400 if isinstance(answer, dict) else 200
-    is_right = status == expected and error.get("error") and code in (None, error.get("error_code"))
+    found = error.get("error_code")
+    is_right = status == expected and error.get("error") and found != "internal" and code in (None, found)
     return [] if is_right else [f"status {status}: {str(answer)[:200]}"]
 
 
