@@ -169,13 +169,19 @@ def test_a_folder_holds_program_and_feature_extractor(export: Export, model: str
     assert "torch" not in {name for path in folder.glob("*.py") for name in get_imports(path)}
 
 
-def test_the_example_runs_without_torch(models: Path, export: Export, tmp_path: Path) -> None:
+@pytest.mark.parametrize("conformers", [0, 3])
+def test_the_example_runs_without_torch(models: Path, export: Export, tmp_path: Path, conformers: int) -> None:
+    """Each molecule's mean over what its extractor makes: here a 2D conformer, and 3D ones besides."""
     script = Path(__file__).parents[2] / "examples" / "run_onnx.py"
     smiles = ["CCO", "C", "CC(=O)Oc1ccccc1C(=O)O"]
-    told = run_without_the_package("without_torch.py", script, export("pretrained", "onnx"), *smiles, where=tmp_path)
+    folder = tmp_path / "program"
+    shutil.copytree(export("pretrained", "onnx"), folder)
+    extractor = UniMol2FeatureExtractor.from_pretrained(folder, num_conformers=conformers)
+    extractor.save_pretrained(folder)
+    told = run_without_the_package("without_torch.py", script, folder, *smiles, where=tmp_path)
     with torch.no_grad():
         model = UniMol2Model.from_pretrained(models / "pretrained").eval()
-        expected = model(**batch_of(models / "pretrained", smiles)).pooler_output
+        expected = torch.stack([model(**extractor(each)).pooler_output.mean(0) for each in smiles])
     found = json.loads(told)
     assert list(found) == smiles
     assert relative_difference(torch.tensor(list(found.values())), expected) <= 1e-5
