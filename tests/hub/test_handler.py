@@ -509,3 +509,8 @@ class TestOverHttp:
             assert status == 400
             assert answer["error"]
             assert ask(port, {"inputs": "C"})[0] == 200
+
+    def test_a_handler_that_raises(self) -> None:
+        """The emulator does not pass its fault off as a refusal."""
+        with served(lambda body: body["inputs"]) as port:
+            assert ask(port, {})[0] == 500
