@@ -114,6 +114,7 @@ class MoleculePipeline(Pipeline):
         """As `run_featurized`, for molecules that each come with a context (`featurize_pairs`)."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; use at least 1")
+        _, forward_params, _ = self._sanitize_parameters(**forward_params)
         for window in _windows(pairs, batch_size * _WINDOW_BATCHES if batch_size > 1 else 1):
             rows = [row for _, molecule in window for row in molecule.model_inputs()]
             outputs = self._run_rows(rows, batch_size, forward_params)
