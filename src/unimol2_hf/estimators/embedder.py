@@ -96,7 +96,7 @@ class UniMol2Embedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         extractor, options = self._pipeline.feature_extractor, dict(self.featurizer or {})
         pairs = zip(positions, molecules, strict=True)
         made = featurized_once(extractor, pairs, self.conformer_cache, self.num_workers, options)
-        results = self._pipeline.run_featurized([each for _, each in made], self.batch_size, pooling=self.pooling)
+        results = self._pipeline.run_featurized((each for _, each in made), self.batch_size, pooling=self.pooling)
         return [result["embedding"] for result in results]
 
     def _load(self) -> None:

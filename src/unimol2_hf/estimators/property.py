@@ -137,7 +137,7 @@ class _PropertyEstimator(BaseEstimator):  # type: ignore[misc]
             return []
         extractor = self._pipeline.feature_extractor
         made = featurized_once(extractor, enumerate(molecules), self.conformer_cache, self.num_workers, {})
-        complete = [self._pipeline.complete(each, molecules[row], {}) for row, each in made]
+        complete = (self._pipeline.complete(each, molecules[row], {}) for row, each in made)
         results = list(self._pipeline.run_featurized(complete, self.batch_size, **parameters))
         for row, result in enumerate(results):
             if result["error"] is not None:
