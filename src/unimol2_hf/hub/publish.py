@@ -41,13 +41,7 @@ from .convert import (
 )
 from .export import add_code, export_with_code
 from .push import TRAINING_SET, files_to_push, push_folder
-from .repository.check_unimol2 import (
-    CHECKSUMS_FILE,
-    PUBLICATION_FILE,
-    sha256_of,
-    write_checksums,
-    write_reference,
-)
+from .repository.check_unimol2 import PUBLICATION_FILE, sha256_of, write_checksums, write_reference
 from .settings import PublishSettings
 
 RUNS_FILE = "published.json"  # beside the repositories: seconds and memory of each
@@ -279,7 +273,7 @@ def _finish(folder: Path, repository: Repository, settings: PublishSettings) -> 
     if settings.include_training_set:
         _copy_training_set(Path(resolve_model(repository.source)), folder)
     files, _ = files_to_push(folder, include_training_set=settings.include_training_set)
-    write_checksums(folder, [name for name in files if name != CHECKSUMS_FILE])
+    write_checksums(folder, files)
 
 
 def _copy_training_set(origin: Path, folder: Path) -> None:

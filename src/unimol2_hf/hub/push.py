@@ -94,7 +94,7 @@ def push_folder(
         head = _head(api, repo_id, repo_type, private)
         known = None if tag is None else _commit_of(api, repo_id, repo_type, tag)
         if known is not None:
-            _require_same(api, repo_id, repo_type, str(tag), checksums_of(folder, set(files) - {CHECKSUMS_FILE}))
+            _require_same(api, repo_id, repo_type, str(tag), checksums_of(folder, files))
             return known
         commit = api.create_commit(
             repo_id,

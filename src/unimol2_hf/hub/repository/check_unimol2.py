@@ -115,8 +115,8 @@ def write_checksums(folder: Path, names: Iterable[str]) -> None:
 
 
 def checksums_of(folder: Path, names: Iterable[str]) -> str:
-    """The named files' lines, as `sha256sum --check` reads them."""
-    return "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names))
+    """The lines of the named files, but for SHA256SUMS itself, as `sha256sum --check` reads them."""
+    return "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(set(names) - {CHECKSUMS_FILE}))
 
 
 def sha256_of(path: Path) -> str:
