@@ -90,14 +90,20 @@ def answer(handler: Any, body: bytes) -> tuple[int, bytes]:
     return 400 if isinstance(found, dict) and "error" in found else 200, content.encode()
 
 
-def ask(port: int, body: Any = None) -> tuple[int, Any]:
-    """Status and answer of a request; bytes are sent as they are. Without a body, the memory in use."""
+def ask(port: int, body: Any) -> tuple[int, Any]:
+    """Status and answer of a request; bytes are sent as they are."""
+    return _exchange(port, "POST", body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+def ask_for_memory(port: int) -> float:
+    """The server's heap in use, MB."""
+    return _exchange(port, "GET")[1]
+
+
+def _exchange(port: int, method: str, content: bytes | None = None) -> tuple[int, Any]:
     connection = HTTPConnection(HOST, port, timeout=120)
     try:
-        if body is None:
-            connection.request("GET", "/")
-        else:
-            connection.request("POST", "/", body if isinstance(body, bytes) else json.dumps(body).encode())
+        connection.request(method, "/", content)
         reply = connection.getresponse()
         return reply.status, json.load(reply)
     finally:

@@ -38,7 +38,7 @@ from unimol2_hf.hub.repository import handler
 
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
-from endpoint_server import ask
+from endpoint_server import ask, ask_for_memory
 from hostile_cases.endpoint import RAW_BODIES, REFUSED_BODIES
 
 ROOT = HERE.parents[1]
@@ -144,7 +144,7 @@ def measure(count: int, clients: int) -> Result:
             with ThreadPoolExecutor(clients) as threads:
                 results += threads.map(lambda index: timed(port, requests[index]), part)
             done = str(len(results))
-            resident[done], in_use[done] = process.memory_info().rss / 2**20, ask(port)[1]
+            resident[done], in_use[done] = process.memory_info().rss / 2**20, ask_for_memory(port)
             print(done, f"{resident[done]:.0f} MB, {in_use[done]:.1f} in use", flush=True)
         seconds = time.perf_counter() - start
     found = [faults_of(request, result, alone) for request, result in zip(requests, results, strict=True)]
