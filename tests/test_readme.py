@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from code_blocks import code_blocks
 from command_line import run_command
 from conftest import GOLDEN, MIXED_SMILES
 from hub_server import Blob, HubServer
@@ -29,7 +30,7 @@ DRUGS = pd.read_csv(README.parent / "examples" / "drugs.csv").head(60)
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    blocks = code_blocks(README, "python")
     assert len(blocks) == 3
     namespace: dict[str, object] = {}
     for block in blocks:
@@ -39,7 +40,7 @@ def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_packaged_model_s_card_runs() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (Path(unimol2_hf.NANO) / "README.md").read_text(), re.DOTALL)
+    (block,) = code_blocks(Path(unimol2_hf.NANO) / "README.md", "python")
     namespace: dict[str, object] = {}
     exec(block, namespace)
     assert namespace["embedding"].shape == (1, 192)  # type: ignore[attr-defined]
@@ -48,7 +49,7 @@ def test_the_packaged_model_s_card_runs() -> None:
 @pytest.mark.slow
 def test_the_page_for_scikit_learn_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", (README.parent / "docs" / "coming_from.md").read_text(), re.DOTALL)
+    (block,) = code_blocks(README.parent / "docs" / "coming_from.md", "python")
     exec(block, {"smiles": DRUGS["smiles"], "y": DRUGS["tpsa"], "new_smiles": ["CCO", "CCN"]})
     assert (tmp_path / "model" / "calibration.json").is_file()
 
@@ -64,7 +65,7 @@ def test_commands_of_the_page_are_known() -> None:
 
 
 def blocks_of_commands() -> list[list[str]]:
-    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    blocks = code_blocks(README, "bash")
     return [[line for line in block.splitlines() if line.startswith("unimol2-hf")] for block in blocks]
 
 
@@ -100,7 +101,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_dir: Path) -
 
 def small_run() -> str:
     """The README's run; what would take days, or a compiler, is made small."""
-    run = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)[0]
+    run = code_blocks(README, "yaml")[0]
     for told, small in (("84m", "micro"), ("true", "false"), ("100000", "2"), ("10000", "1"), ("bfloat16", "float32")):
         run = run.replace(f": {told}", f": {small}")
     return f"{run}validation_molecules: 4\n"
@@ -153,9 +154,8 @@ def test_readme_commands_run(commands: list[str], packaged: Callable[[], None], 
 def test_readme_targets_are_learned() -> None:
     (command,) = next(block for block in blocks_of_commands() if any("assays.parquet" in line for line in block))
     assert run_command(*shlex.split(command, comments=True)[1:]).exit_code == 0
-    runs = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(runs) == 2
-    Path("run.yaml").write_text(small_run() + runs[1])
+    _, targets = code_blocks(README, "yaml")
+    Path("run.yaml").write_text(small_run() + targets)
     told = run_command("pretrain", "--config", "run.yaml")
     assert told.exit_code == 0, told.output
     (history,) = Path("runs").rglob("log_history.json")

@@ -8,21 +8,20 @@ index, so it is no part of the suite.
 
 import csv
 import os
-import re
 import shlex
 import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 import venv
 from itertools import islice
 from pathlib import Path
 
+from code_blocks import code_blocks
+from test_release import EXTRAS
+
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = [name for name in PROJECT["optional-dependencies"] if name not in ("dev", "benchmarks")]
+README = ROOT / "README.md"
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "psutil")
 TESTS = ("tests/test_readme.py", "tests/hub/test_publish.py", "tests/hub/test_data_set.py")
 ROWS = 10
@@ -44,10 +43,6 @@ def run(*command: object, where: Path) -> None:
     subprocess.run([str(word) for word in command], cwd=where, env=environment, check=True)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
 def install(programs: Path, *packages: object) -> None:
     run(programs / "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", *packages, where=programs)
 
@@ -66,10 +61,10 @@ def write_table(folder: Path) -> list[str]:
 
 def use(programs: Path, folder: Path) -> None:
     """The README's Python from top to bottom, then its first commands for fine-tuning and prediction."""
-    run(programs / "python", "-c", "\n".join(blocks("python")), where=folder)
+    run(programs / "python", "-c", "\n".join(code_blocks(README, "python")), where=folder)
     run(programs / "unimol2-hf", "--help", where=folder)
     run(programs / "python", "-c", WRITE_SDF, *write_table(folder), where=folder)
-    commands = next(block for block in blocks("bash") if "unimol2-hf finetune" in block)
+    commands = next(block for block in code_blocks(README, "bash") if "unimol2-hf finetune" in block)
     for line in commands.splitlines():
         program, *arguments = shlex.split(line, comments=True)
         run(programs / program, *arguments, where=folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from code_blocks import code_blocks
 from command_line import run_command
 from hub_server import HubServer, hub_environment
 from huggingface_hub import DatasetCard
@@ -134,7 +135,7 @@ def test_a_foreign_summary_is_refused(library: Path, content: str) -> None:
 
 def test_the_card_s_python_runs(hub: HubServer, library: Path, tmp_path: Path) -> None:
     push(library)
-    (block,) = re.findall(r"```python\n(.*?)```", (library / "README.md").read_text(), flags=re.DOTALL)
+    (block,) = code_blocks(library / "README.md", "python")
     smiles = pq.read_table(library / "conformers", columns=["smiles", "error"]).to_pylist()
     expected = next(row["smiles"] for row in smiles if row["error"] is None)
     assert run_from_the_hub(hub, tmp_path / "hf_home", "-c", block).split() == [expected]

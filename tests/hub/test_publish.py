@@ -19,6 +19,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from code_blocks import code_blocks
 from command_line import run_command
 from conformance import run_without_the_package
 from conftest import GOLDEN
@@ -110,7 +111,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def quick_start_of(folder: Path) -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    (block,) = code_blocks(folder / "README.md", "python")
     return block
 
 
@@ -301,13 +302,11 @@ class TestOwn:
     @pytest.mark.parametrize("is_folder", [True, False])
     def test_a_folders_name_is_not_told(self, is_folder: bool, frozen: Path, tmp_path: Path) -> None:
         shutil.copytree(frozen, tmp_path / "model")
-        for name, of_it in (("settings.json", "settings"), ("job.json", "about")):
-            path = tmp_path / "model" / name
-            content = json.loads(path.read_text())
-            changed = content if of_it == "settings" else content[of_it]
-            changed |= {"model": "acme/secret"} if of_it == "settings" else {"model_is_folder": is_folder}
-            path.write_text(json.dumps(content))
-        folder = published(tmp_path / "model", tmp_path / "out", push=None)
+        settings, job = (json.loads((frozen / name).read_text()) for name in ("settings.json", "job.json"))
+        job["about"]["model_is_folder"] = is_folder
+        (tmp_path / "model" / "settings.json").write_text(json.dumps(settings | {"model": "acme/secret"}))
+        (tmp_path / "model" / "job.json").write_text(json.dumps(job))
+        folder = published(tmp_path / "model", tmp_path / "out")
         told = "".join(path.read_text() for path in (folder / "README.md", folder / "publication.json"))
         assert ("acme/secret" in told) is not is_folder
         assert ModelCard.load(folder / "README.md").data.base_model == (None if is_folder else "acme/secret")
@@ -387,7 +386,7 @@ class TestCheck:
 
     def test_a_file_that_went_with_its_checksum(self, official: Path) -> None:
         (official / "modeling_unimol2.py").unlink()
-        check_unimol2.write_checksums(official, names_in(official) - {"SHA256SUMS"})
+        check_unimol2.write_checksums(official, names_in(official))
         with pytest.raises(ModelError, match=r"SHA256SUMS leaves out modeling_unimol2\.py"):
             check(official)
 
@@ -406,7 +405,7 @@ class TestCheck:
         name = "unimol2.layers.0.mlp.fc1.weight"
         weights[name] = weights[name] * 1.05
         save_file(weights, official / "model.safetensors", {"format": "pt"})
-        check_unimol2.write_checksums(official, names_in(official) - {"SHA256SUMS"})
+        check_unimol2.write_checksums(official, names_in(official))
         with pytest.raises(
             ModelError, match=r"does not answer as it did.*embedding by.*publication.json names under made_with"
         ):
@@ -445,7 +444,7 @@ class TestHub:
     ) -> None:
         settings = PublishSettings(scale=scale, checkpoint=str(TINY), push="org", revision="v1")
         (folder,) = publish(None, tmp_path / "out", settings, QUIET)
-        install, check_it = re.findall(r"```bash\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+        install, check_it = code_blocks(folder / "README.md", "bash")
         assert install.startswith("pip install ")
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         told = subprocess.run(
