@@ -6,7 +6,8 @@
     python recipes/nano/background.py hand-over --home HOME --data DIR
 
 `continue.sh` calls `start` with the training's own environment. HOME holds its clone, its library and, for each
-hand-over that it began with, a run `run-STEP` with checkpoints, `nano.log` and `hours.csv`.
+hand-over that it began with, a run `run-STEP` with checkpoints, `nano.log` and `hours.csv`. After DECAY_FROM samples
+`decayed-STEP` goes on from its checkpoint with a rate that falls to 0 in a straight line.
 """
 
 import csv
@@ -35,7 +36,12 @@ LARGEST_HANDOVER = 10_000_000  # bytes
 WARMUP_AFTER_HANDOVER = 300  # steps in which Adam finds its moments again
 LOWEST_PRIORITY = 19
 POLL_SECONDS = 60
+HOURS = "hours.csv"
+DECAY_FROM = 1_000_000  # samples
+DECAY = 5  # the last such part of all steps
+CONSTANT_RUN, DECAYED_RUN = "run-", "decayed-"
 NANO_YAML = Path("recipes") / "nano" / "nano.yaml"
+SETTINGS, RECORDED = "run.yaml", Path("train") / "settings.json"  # what a run is started with, what it keeps of that
 PRETRAIN = ("-m", "unimol2_hf.cli", "pretrain", "--config")
 PAIRS_ON_GPU = 131_072  # a step in one batch
 app = typer.Typer(no_args_is_help=True)
@@ -72,14 +78,55 @@ def handed_over(folder: Path) -> int:
 
 
 def furthest_run(home: Path, handover: Path) -> Path:
-    """The run that has come furthest: one of this machine, or a new one from the hand-over."""
-    here = max(home.glob("run-*"), key=reached, default=None)
+    """The run that has come furthest: one of this machine, or a new one from the hand-over; once it decays, that."""
+    if decayed := next(home.glob(f"{DECAYED_RUN}*"), None):
+        return decayed
+    here = max(home.glob(f"{CONSTANT_RUN}*"), key=reached, default=None)
     step = handed_over(handover)
-    return here if here is not None and reached(here) >= step else home / f"run-{step}"
+    return here if here is not None and reached(here) >= step else home / f"{CONSTANT_RUN}{step}"
+
+
+def is_due(run: Path) -> bool:
+    """Whether a run at a constant rate has come to where the rate begins to fall."""
+    path = run / SETTINGS
+    if not run.name.startswith(CONSTANT_RUN) or not path.exists():
+        return False
+    return reached(run) * int(yaml.safe_load(path.read_text())["samples_per_step"]) >= DECAY_FROM
+
+
+def begin_decay(run: Path) -> Path:
+    """A run that goes on from another's newest checkpoint with a rate that falls to 0 over the last fifth of all."""
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        raise SystemExit(f"{run} has no checkpoint")
+    decayed = run.with_name(f"{DECAYED_RUN}{start_step(run)}")
+    draft = run.with_name("draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    own = Path("train") / "checkpoints" / checkpoint.name
+    shutil.copytree(checkpoint, draft / own)
+    falling = reached(run) // (DECAY - 1)
+    changes = {
+        "output_dir": str(decayed / "train"),
+        "max_steps": _own_step(checkpoint) + falling,
+        "trainer": {
+            "lr_scheduler_type": "warmup_stable_decay",
+            "lr_scheduler_kwargs": {"num_decay_steps": falling, "decay_type": "linear"},
+        },
+    }
+    recorded = json.loads((run / RECORDED).read_text()) | changes
+    (draft / RECORDED).write_text(json.dumps(recorded, indent=1) + "\n")
+    settings = yaml.safe_load((run / SETTINGS).read_text()) | changes
+    (draft / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False))
+    if (run / HOURS).exists():
+        shutil.copy(run / HOURS, draft)
+    draft.rename(decayed)
+    return decayed
 
 
 def write_settings(run: Path, home: Path, recipe: Path, handover: Path, **changes: int) -> Path:
-    """The run's YAML file: the recipe's, its folders, and where it begins."""
+    """The run's YAML file: the recipe's, its folders, and where it begins; one that decays has its own."""
+    if run.name.startswith(DECAYED_RUN):
+        return run / SETTINGS
     settings: dict[str, Any] = yaml.safe_load(recipe.read_text()) | changes
     settings |= {"data": str(home / "library"), "output_dir": str(run / "train")}
     if start_step(run):
@@ -89,7 +136,7 @@ def write_settings(run: Path, home: Path, recipe: Path, handover: Path, **change
         # Shape and scale of the targets are the hand-over's; the dropout rates are in its config too.
         settings |= {"start_from": str(copy), "model": {}, "start_step": start_step(run)}
         settings["warmup_steps"] = WARMUP_AFTER_HANDOVER
-    path = run / "run.yaml"
+    path = run / SETTINGS
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path
 
@@ -174,24 +221,35 @@ def part(
 
 @app.command(hidden=True)
 def supervise(home: Home, handover: Handover, processes: int = 2) -> None:
-    """Train until killed; once a minute note how much processor time it has had."""
+    """Train until killed or decayed to the end; once a minute note how much processor time it has had."""
     with FileLock(home / ".running", timeout=0):
         run = furthest_run(home, handover)
         run.mkdir(exist_ok=True)
         settings = write_settings(run, home, home / "clone" / NANO_YAML, handover)
-        distributed = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        training = subprocess.Popen(
-            [sys.executable, "-m", *distributed, *PRETRAIN, str(settings)], env=environment(home), cwd=home
-        )
-        began = f"{time.time():.0f}"
-        while training.poll() is None:
-            time.sleep(POLL_SECONDS)
-            # torchrun gives every worker a session of its own.
-            for process in _below(training.pid):
-                lower_session_of(process)
-            with (run / "hours.csv").open("a") as file:
-                file.write(f"{began},{time.time():.0f},{_processor_seconds(training.pid):.0f},{reached(run)}\n")
-    raise SystemExit(training.returncode)
+        code = 0 if is_due(run) else train(run, settings, home, processes)
+        if is_due(run):
+            run = begin_decay(run)
+            code = train(run, run / SETTINGS, home, processes)
+    raise SystemExit(code)
+
+
+def train(run: Path, settings: Path, home: Path, processes: int) -> int:
+    """Train to the end, or to where the rate is to fall; returns the exit status."""
+    distributed = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    training = subprocess.Popen(
+        [sys.executable, "-m", *distributed, *PRETRAIN, str(settings)], env=environment(home), cwd=home
+    )
+    began = f"{time.time():.0f}"
+    while training.poll() is None:
+        time.sleep(POLL_SECONDS)
+        # torchrun gives every worker a session of its own.
+        for process in _below(training.pid):
+            lower_session_of(process)
+        with (run / HOURS).open("a") as file:
+            file.write(f"{began},{time.time():.0f},{_processor_seconds(training.pid):.0f},{reached(run)}\n")
+        if is_due(run):
+            training.terminate()
+    return training.returncode
 
 
 def _processor_seconds(root: int) -> float:
@@ -224,7 +282,7 @@ def _instructions() -> str:
 
 def hours_of(run: Path) -> tuple[float, float]:
     """Hours for which a run has been running, and hours of one core that it has had: of each start the last note."""
-    path = run / "hours.csv"
+    path = run / HOURS
     if not path.exists():
         return 0.0, 0.0
     last = {began: (float(now) - float(began), float(seconds)) for began, now, seconds, _ in csv.reader(path.open())}
@@ -233,7 +291,7 @@ def hours_of(run: Path) -> tuple[float, float]:
 
 def about_handover(run: Path, checkpoint: Path) -> dict[str, Any]:
     """Where in the plan a checkpoint is, and whose it is."""
-    settings = yaml.safe_load((run / "run.yaml").read_text())
+    settings = yaml.safe_load((run / SETTINGS).read_text())
     step = start_step(run) + _own_step(checkpoint)
     return {
         "step": step,
@@ -269,6 +327,8 @@ def hand_over(
     from handover import averaged_model, write_handover  # noqa: PLC0415
 
     run = furthest_run(home, handover)
+    if run.name.startswith(DECAYED_RUN):
+        raise SystemExit(f"{run} decays: no other machine can go on with it; package it when it has come to its end")
     hours, processor_hours = hours_of(run)
     checkpoint = last_checkpoint(run)
     if checkpoint is None:

@@ -138,6 +138,41 @@ class TestRun:
         assert made[700].targets == made[0].targets
         assert made[0].trainer == {"lr_scheduler_type": "constant_with_warmup"}
 
+    def test_the_rate_falls_in_a_straight_line_over_the_last_fifth(self, tmp_path: Path, library_dir: Path) -> None:
+        """From the checkpoint of the run at a constant rate, in a folder of its own, which then is the furthest run."""
+        run = tmp_path / "run-100"
+        constant = {"trainer": {"lr_scheduler_type": "constant_with_warmup"}, "warmup_steps": 2}
+        schedule = {"max_steps": 12, "save_steps": 4, "eval_steps": 4, "logging_steps": 1}
+        settings = tiny_settings(str(library_dir), str(run / "train"), start_step=100, **constant, **schedule)
+        pretrain(settings, QUIET)
+        (run / "run.yaml").write_text(yaml.safe_dump(json.loads((run / "train" / "settings.json").read_text())))
+        (run / "hours.csv").write_text("100,1900,3600,10\n")
+        assert background.reached(run) * settings.samples_per_step < background.DECAY_FROM
+        assert not background.is_due(run)
+        decayed = background.begin_decay(run)
+        assert background.furthest_run(tmp_path, tmp_path / "none") == decayed == tmp_path / "decayed-100"
+        assert background.hours_of(decayed) == background.hours_of(run)
+        assert not background.is_due(decayed)
+        path = background.write_settings(decayed, tmp_path, RECIPE / "nano.yaml", HANDOVER)
+        falling = (100 + 12) // 4
+        history = pretrain(read_settings(PretrainSettings, path), QUIET)
+        rates = {entry["step"]: entry["learning_rate"] for entry in history if "learning_rate" in entry}
+        assert list(rates) == list(range(1, 12 + falling + 1))
+        # A step is logged with the rate that it was made with.
+        assert [rates[step] for step in (3, 8, 12)] == [settings.learning_rate] * 3
+        found = [rates[12 + 1 + done] / settings.learning_rate for done in range(falling)]
+        np.testing.assert_allclose(found, 1 - np.arange(falling) / falling, atol=1e-9)
+        with pytest.raises(SystemExit, match="package it"):
+            background.hand_over(tmp_path, tmp_path, tmp_path / "none", tmp_path / "progress.csv")
+
+    def test_the_rate_is_due_to_fall_after_a_million_samples(self, tmp_path: Path) -> None:
+        run = tmp_path / "run-30000"
+        self.checkpoint(run, 1249)
+        (run / "run.yaml").write_text("samples_per_step: 32\n")
+        assert not background.is_due(run)
+        self.checkpoint(run, 1250)
+        assert background.is_due(run)
+
     def test_hours_are_the_last_note_of_each_start(self, tmp_path: Path) -> None:
         (tmp_path / "hours.csv").write_text("100,1900,3600,10\n100,3700,5400,20\n9000,12600,1800,30\n")
         assert background.hours_of(tmp_path) == (2.0, 2.0)
