@@ -23,11 +23,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from unimol2_hf import UniMol2Model
 
 HERE = Path(__file__).parent
 HANDOVER, PROGRESS = HERE / "handover", HERE / "progress.csv"
@@ -323,13 +326,11 @@ def hand_over(
 ) -> None:
     """Write the raw weights in half precision for another machine, and a row of progress.csv."""
     # Here, not above: `start` and its supervisor need neither torch nor the data.
-    from frozen_probe import probe  # noqa: PLC0415
     from handover import averaged_model, write_handover  # noqa: PLC0415
 
     run = furthest_run(home, handover)
     if run.name.startswith(DECAYED_RUN):
         raise SystemExit(f"{run} decays: no other machine can go on with it; package it when it has come to its end")
-    hours, processor_hours = hours_of(run)
     checkpoint = last_checkpoint(run)
     if checkpoint is None:
         raise SystemExit(f"{run} has no checkpoint yet")
@@ -338,7 +339,17 @@ def hand_over(
     size = write_handover(checkpoint, handover, about)
     if size > LARGEST_HANDOVER:
         raise SystemExit(f"the hand-over has {size:,} bytes; at most {LARGEST_HANDOVER:,} may be committed")
-    errors = probe(average, data, home / "probe")
+    add_progress(progress, run, about, average, data, home / "probe")
+
+
+def add_progress(
+    progress: Path, run: Path, about: dict[str, Any], model: "UniMol2Model", data: Path, cache: Path
+) -> None:
+    """Judge a model's frozen vectors, and add a row to a table of progress."""
+    from frozen_probe import probe  # noqa: PLC0415
+
+    hours, processor_hours = hours_of(run)
+    errors = probe(model, data, cache)
     row = {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": about["commit"][:12],

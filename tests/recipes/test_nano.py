@@ -8,8 +8,10 @@ import background
 import frozen_probe
 import gpu_input
 import handover
+import leaks
 import library
 import numpy as np
+import package
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +22,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from sklearn.kernel_ridge import KernelRidge
 
-from unimol2_hf import UniMol2ForPreTraining
+from unimol2_hf import UniMol2Config, UniMol2ForPreTraining
 from unimol2_hf.cli.options import read_settings
 from unimol2_hf.descriptors import descriptor_names
 from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, build_conformers
@@ -231,6 +233,37 @@ class TestHandover:
         exported = UniMol2ForPreTraining.from_pretrained(tmp_path / "model").unimol2
         for name, value in exported.state_dict().items():
             assert torch.equal(average.state_dict()[name], value)
+
+
+class TestPackage:
+    def test_only_a_run_that_came_to_its_end_is_packaged(self, tmp_path: Path) -> None:
+        (tmp_path / "run-0").mkdir()
+        with pytest.raises(SystemExit, match="has not come to its end"):
+            package.decayed_model(tmp_path)
+        (tmp_path / "decayed-0").mkdir()
+        with pytest.raises(SystemExit, match="has not come to its end"):
+            package.decayed_model(tmp_path)
+        (tmp_path / "decayed-0" / "train" / "model").mkdir(parents=True)
+        assert package.decayed_model(tmp_path) == tmp_path / "decayed-0" / "train" / "model"
+
+    def test_half_precision_on_disk_is_float32_in_use(self, tmp_path: Path, library_dir: Path) -> None:
+        pretrain(tiny_settings(str(library_dir), str(tmp_path), max_steps=4), QUIET)
+        moved = package.write_package(tmp_path / "model", tmp_path / "packaged", "mean")
+        assert 0 < moved["mean"] <= moved["greatest"] < 0.01
+        assert {each.dtype for each in load_file(tmp_path / "packaged" / "model.safetensors").values()} == {
+            torch.float16
+        }
+        raw, packaged = (UniMol2ForPreTraining.from_pretrained(tmp_path / name) for name in ("model", "packaged"))
+        for name, value in raw.state_dict().items():
+            assert torch.equal(packaged.state_dict()[name], value.half().float())
+        assert packaged.config.classifier_pooling == "mean"
+        assert packaged.config.pair_dropout_prob == UniMol2Config().pair_dropout_prob
+
+
+class TestLeaks:
+    def test_molecules_are_compared_without_stereo(self) -> None:
+        tables = {"a": ["CCO", "OCC", "C[C@H](N)O", "not a molecule"], "b": ["CCC"]}
+        assert leaks.overlaps(tables, {"CC(N)O", "CCN"}, 1) == {"a": (2, 1), "b": (1, 0)}
 
 
 def test_recipe_and_commit_belong_together() -> None:

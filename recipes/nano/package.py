@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Put the decayed unimol2-nano into the package.
+
+    python recipes/nano/package.py --home ~/unimol2-nano/COMMIT --data DIR
+
+Writes src/unimol2_hf/nano/ (config with the published dropout rates, averaged weights in half precision that load as
+float32, featurizer), adds a row to progress.csv, and writes what half precision changes and the losses of the run to
+packaged.json. The card, src/unimol2_hf/nano/README.md, is written by hand.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from background import DECAYED_RUN, HANDOVER, PROGRESS, about_handover, add_progress, furthest_run, last_checkpoint
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from unimol2_hf import NANO, UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPreTraining, UniMol2Model
+from unimol2_hf.batching import map_in_batches, max_pairs_for
+from unimol2_hf.pretraining.pretrain import MODEL
+from unimol2_hf.settings_unimol2 import Pooling
+
+HERE = Path(__file__).parent
+DRUGS = HERE.parents[1] / "examples" / "drugs.csv"
+WEIGHTS = "model.safetensors"
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pair_dropout_prob")
+
+
+def decayed_model(home: Path) -> Path:
+    """The folder of the averaged weights, when the rate has fallen to 0."""
+    run = furthest_run(home, HANDOVER)
+    folder = run / "train" / MODEL
+    if not run.name.startswith(DECAYED_RUN) or not folder.exists():
+        raise SystemExit(f"{run} has not come to its end; go on with it (README.md)")
+    return folder
+
+
+@torch.no_grad()
+def vectors_of(model: UniMol2Model, smiles: list[str]) -> NDArray[np.float64]:
+    """The CLS of each molecule."""
+    extractor = UniMol2FeatureExtractor()
+    rows = [next(iter(molecule.model_inputs())) for molecule in extractor.featurize(smiles)]
+    max_pairs = max_pairs_for("cpu", model.config.pair_hidden_size)
+    vectors = map_in_batches(
+        lambda batch: list(model(**extractor.pad(batch)).pooler_output.double().numpy()),
+        rows, lambda row: len(row["input_ids"]), 32, max_pairs,
+    )  # fmt: skip
+    return np.stack(list(vectors))
+
+
+def write_package(source: Path, folder: Path, pooling: Pooling) -> dict[str, float]:
+    """Write the model's folder; returns by what share of its length half precision moves a vector."""
+    model = UniMol2ForPreTraining.from_pretrained(source).eval()
+    smiles = pd.read_csv(DRUGS)["smiles"].tolist()
+    exact = vectors_of(model.unimol2, smiles)
+    published = UniMol2Config()
+    for name in DROPOUT:
+        setattr(model.config, name, getattr(published, name))
+    model.config.classifier_pooling = pooling
+    model.save_pretrained(folder)
+    # The config goes on saying float32, so that it is what every loader makes of them.
+    weights = {name: each.half() for name, each in load_file(folder / WEIGHTS).items()}
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    UniMol2FeatureExtractor().save_pretrained(folder)
+    rounded = vectors_of(UniMol2Model.from_pretrained(folder).eval(), smiles)
+    moved = np.linalg.norm(rounded - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    return {"mean": float(moved.mean()), "greatest": float(moved.max())}
+
+
+def main(
+    home: Annotated[Path, typer.Option(help="folder of the training on this machine")],
+    data: Annotated[Path, typer.Option(help="folder with the public tables")],
+    pooling: Annotated[str, typer.Option(help="of new task heads")] = "mean",
+    folder: Annotated[Path, typer.Option(help="folder to write")] = Path(NANO),
+) -> None:
+    """Package it, judge it, and keep its losses."""
+    source = decayed_model(home)
+    run = source.parents[1]
+    moved = write_package(source, folder, pooling)  # type: ignore[arg-type]
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        raise SystemExit(f"{run} has no checkpoint")
+    about = about_handover(run, checkpoint)
+    history: list[dict[str, Any]] = json.loads((source.parent / "log_history.json").read_text())
+    losses = [entry for entry in history if "eval_loss" in entry]
+    report = {**about, "half_precision_moves_a_vector_by": moved, "validation": losses}
+    (HERE / "packaged.json").write_text(json.dumps(report, indent=1) + "\n")
+    add_progress(PROGRESS, run, about, UniMol2Model.from_pretrained(folder), data, home / "probe")
+    print(moved)
+
+
+if __name__ == "__main__":
+    typer.run(main)
