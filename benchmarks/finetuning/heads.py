@@ -5,7 +5,7 @@
 
 DIR as for run.py, with `peers/minimol_<name>.npz`. nano: what `unimol2-hf finetune --head frozen [--descriptors rdkit]
 [--folds 5]` does, step by step, each table featurised once. MiniMol: the same head on its vectors. Beside them what
-run.py found, of seed 0. Writes heads.json, heads.md and, of each member, `predictions/heads_<name>.parquet`.
+run.py found. Writes heads.json, heads.md and, of each member, `predictions/heads_<name>.parquet`.
 """
 
 import json
@@ -52,6 +52,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 PEERS = ("MiniMol", "MiniMol + descriptors")
 Runs = list[dict[str, Any]]
+FloatArray = NDArray[np.float64]
 
 
 def settings_for(name: str, data: Path, seed: int, **options: Any) -> FinetuneSettings:
@@ -192,7 +193,7 @@ def as_markdown(runs: Runs) -> str:
     lines = [
         f"`python benchmarks/finetuning/heads.py --data DIR` on {processor()}, two cores. Test part; MAE (lower is",
         "better), of bbbp and tox21 ROC-AUC (higher is better); mean of three splits and, in brackets, their least and",
-        "greatest; the best mean in bold. fine-tuned: by run.py, seed 0 alone.",
+        "greatest; the best mean in bold. fine-tuned: by run.py.",
         "",
         f"| arm | {' | '.join(columns := columns_of(runs))} |",
         "|---|" + "---|" * len(columns),

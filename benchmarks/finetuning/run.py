@@ -4,10 +4,11 @@
 `--head finetuned` says so to tables that would get a frozen head (heads.py measures those); results.md is from before
 there were any.
 
-    python benchmarks/finetuning/run.py --data DIR [--tables esol,bbbp,tox21,biogen_adme] [finetune options]
+    python benchmarks/finetuning/run.py --data DIR [--tables esol,bbbp,tox21,biogen_adme] [--seeds 0] [finetune options]
 
 DIR holds `<name>.csv` and `splits/<name>.csv` (canonical SMILES, columns seed0, seed1, ...). Writes results.json,
-results.md and `predictions/<name>.parquet` (row of the table, part, labels, predictions) beside this file.
+results.md and `predictions/<name>.parquet` (seed, row of the table, part, labels, predictions) beside this file;
+heads.py tells the mean over seeds.
 """
 
 import json
@@ -17,6 +18,7 @@ import shlex
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +49,7 @@ def run_one(name: str, seed: int, data: Path, work_dir: Path, options: list[str]
     with (work_dir / f"{name}_seed{seed}.log").open("w") as log:
         executable = str(Path(sys.executable).with_name("unimol2-hf"))
         subprocess.run([executable, *command[1:]], stdout=log, stderr=subprocess.STDOUT, check=True)
-    keep_predictions(folder, HERE / "predictions" / f"{name}.parquet")
+    keep_predictions(folder, seed, HERE / "predictions" / f"{name}.parquet")
     return {
         "table": name,
         "seed": seed,
@@ -65,13 +67,17 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def keep_predictions(folder: Path, output: Path) -> None:
-    """Labels and predictions of the validation and the test part, by the row of the table; no molecules."""
+def keep_predictions(folder: Path, seed: int, output: Path) -> None:
+    """Labels and predictions of the validation and the test part, by seed and row of the table; no molecules."""
     rows = pd.read_csv(folder / "report" / "rows.csv")
     left_out = ["smiles", "conformer", "error", "error_code", "note"]
-    kept = rows[rows["split"].isin(["valid", "test"])].drop(columns=left_out)
+    kept = rows[rows["split"].isin(["valid", "test"])].drop(columns=left_out).rename_axis("row").reset_index()
+    kept.insert(0, "seed", seed)
+    if output.exists():
+        before = pd.read_parquet(output)
+        kept = pd.concat([before[before["seed"] != seed], kept])
     output.parent.mkdir(exist_ok=True)
-    kept.rename_axis("row").reset_index().to_parquet(output, index=False)
+    kept.to_parquet(output, index=False)
 
 
 def as_markdown(runs: list[dict[str, Any]]) -> str:
@@ -82,7 +88,7 @@ def as_markdown(runs: list[dict[str, Any]]) -> str:
         f"| table | target | n | {' | '.join(MODELS)} | mean or share of the training labels |",
         "|---|---|---|" + "---|" * (len(MODELS) + 1),
     ]
-    for run in runs:
+    for run in (run for run in runs if run["seed"] == 0):
         for target, metrics in run["test"].items():
             key = "roc_auc" if run["table"] in BINARY else "mae"
             found = [metrics if name is None else run["baselines"][name][target] for name in MODELS.values()]
@@ -116,15 +122,15 @@ def main(
     context: typer.Context,
     data: Annotated[Path, typer.Option(help="folder with the CSV files and splits/")],
     tables: Annotated[str, typer.Option(help="comma-separated")] = "esol,bbbp,biogen_adme,tox21",
-    seed: Annotated[int, typer.Option(help="of split and run")] = 0,
+    seeds: Annotated[str, typer.Option(help="of split and run, comma-separated")] = "0",
     work_dir: Annotated[Path, typer.Option()] = Path("runs/finetuning"),
 ) -> None:
     """Run every table in turn; unknown options go to `unimol2-hf finetune`."""
     results = HERE / "results.json"
     runs = json.loads(results.read_text()) if results.exists() else []
-    for name in tables.split(","):
+    for name, seed in product(tables.split(","), map(int, seeds.split(","))):
         run = run_one(name, seed, data, work_dir, list(context.args))
-        runs = [old for old in runs if old["table"] != name] + [run]
+        runs = [old for old in runs if (old["table"], old["seed"]) != (name, seed)] + [run]
         results.write_text(json.dumps(runs, indent=1) + "\n")
         results.with_suffix(".md").write_text(as_markdown(runs))
 

@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
-"""Losses of several sizes, the law fitted to all but the largest, and its judgement on the largest.
+"""Losses of five sizes, the law fitted to four of them, and its judgement on the fifth and on later steps.
 
-    for size in 0.2m 0.4m 0.8m 1.3m; do
-        python benchmarks/scaling_law/scaling_runs.py train $size
-    done
+    python benchmarks/scaling_law/scaling_runs.py train 0.3m --library DIR    # and the other sizes
     python benchmarks/scaling_law/scaling_runs.py fit
+    python benchmarks/scaling_law/scaling_runs.py judge
 
-The largest is unimol2-nano (`unimol2-hf pretrain --config recipes/nano/first_edition/nano.yaml`). The others are runs
-of that file, with other sizes, fewer steps and a rate that stays: same samples in the same order, same seed, batch,
-warm-up, learning rate and validation noise. So all curves are of one constant learning rate; nano's steps in its
-decay are left out. Runs lie in runs/scaling/SIZE and go on where they were; `fit` reads their logs alone. S is
-counted in steps of `samples_per_step` samples, M without the lookup tables: at these sizes they are a third of the
-parameters, and most of their rows are never read."""
+Runs are those of recipes/nano/nano.yaml, of another width: same samples in the same order, same seed, rate, warm-up and
+validation noise; DIR is its library. Each size has one run at a constant rate; from its checkpoints others go on with a
+rate that falls to 0 over their last fifth, and what these end with is what the law is about. `train` goes on where it
+was; two sizes at a time, each with OMP_NUM_THREADS=1, keep two cores busy.
+
+`fit` reads the four smaller sizes up to step FITTED_UP_TO and writes what the law says of the rest (predictions.json),
+`judge` compares that with what was measured. Each for two losses: that of the run (weighted, with the graph targets),
+and the paper's (token, coordinate and distance, unweighted). S is counted in steps of `samples_per_step` samples, M
+without lookup tables and without the head of the graph targets, which is none of the model's.
+"""
 
 import json
-import sys
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +25,7 @@ from typing import Annotated, Any
 import matplotlib as mpl
 import numpy as np
 import typer
+import yaml
 from rich.console import Console
 
 mpl.use("Agg")
@@ -30,164 +34,209 @@ from matplotlib import pyplot as plt
 from scaling_law import LossPoints, ScalingLaw, join
 
 HERE = Path(__file__).parent
-# Layers, atom width, pair width, inner width; nano, the largest, has 6, 192, 64, 16.
-SIZES = {"0.2m": (2, 64, 32, 8), "0.4m": (3, 96, 32, 8), "0.8m": (4, 128, 48, 12), "1.3m": (5, 160, 48, 12)}
-RUN_OF_NANO = Path("recipes/nano/first_edition/nano.yaml")
-
+RECIPE = HERE.parents[1] / "recipes" / "nano" / "nano.yaml"
+RUNS = Path("runs/scaling")
+# Atom width; 16 a head, as the recipe has it.
+SIZES = {"0.3m": 64, "0.6m": 112, "1.1m": 176, "2.1m": 256, "4.4m": 384}
+LARGEST = "4.4m"
+ENDS = (750, 1000, 1500, 2000, 3000, 4000)  # of the runs whose rate falls
+FITTED_UP_TO = 3000
+DECAY = 5  # the last such part of a run
+EVERY = 50  # steps that divide all starts, ends and evaluations
+LOSSES = {
+    "the run's loss": ("eval_loss",),
+    "the paper's three, unweighted": ("eval_token_loss", "eval_coordinate_loss", "eval_distance_loss"),
+}
+Result = dict[str, Any]
 app = typer.Typer(no_args_is_help=True)
+
+
+def start_of(end: int) -> int:
+    """The step from which on the rate of a run falls."""
+    return end - end // DECAY
 
 
 @app.command()
 def train(
     size: Annotated[str, typer.Argument(help=", ".join(SIZES))],
-    runs: Annotated[Path, typer.Option()] = Path("runs/scaling"),
-    steps: Annotated[int, typer.Option()] = 700,
+    library: Annotated[Path, typer.Option(help="of recipes/nano/library.py")],
+    runs: Annotated[Path, typer.Option()] = RUNS,
+    ends: Annotated[str, typer.Option(help="steps at which a run ends, comma-separated")] = ",".join(map(str, ENDS)),
 ) -> None:
-    """Pretrain one size."""
-    from unimol2_hf.cli.options import read_settings  # noqa: PLC0415
-    from unimol2_hf.pretraining.pretrain import pretrain  # noqa: PLC0415 - `fit` needs no torch
+    """Pretrain one size: at a constant rate, then from its checkpoints with one that falls."""
+    from unimol2_hf.data.atomic_files import SETTINGS_FILE, whole_folder, write_settings  # noqa: PLC0415
+    from unimol2_hf.pretraining.pretrain import CHECKPOINTS, pretrain  # noqa: PLC0415 - `fit` needs no torch
     from unimol2_hf.pretraining.settings import PretrainSettings  # noqa: PLC0415
 
-    of_nano = read_settings(PretrainSettings, RUN_OF_NANO)
-    layers, width, pair_width, inner = SIZES[size]
-    fields = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": width // 16}
-    fields |= {"pair_hidden_size": pair_width, "pair_inner_size": inner}
-    settings = replace(
-        of_nano,
-        output_dir=str(runs / size),
-        model={**of_nano.model, **fields},
-        max_steps=steps,
-        ema_decay=None,
-        trainer={"lr_scheduler_type": "constant_with_warmup"},
+    steps = sorted(map(int, ends.split(",")))
+    recipe = yaml.safe_load(RECIPE.read_text())
+    width = {"hidden_size": SIZES[size], "num_attention_heads": SIZES[size] // 16}
+    recipe |= {"model": {**recipe["model"], **width}, "data": str(library), "ema_decay": None}
+    recipe |= {"logging_steps": EVERY, "save_steps": EVERY * 4, "eval_steps": EVERY * 5, "save_total_limit": 100}
+    constant = replace(
+        PretrainSettings(**recipe, output_dir=str(runs / size / "constant")), max_steps=start_of(steps[-1])
     )
-    pretrain(settings, Console())
+    pretrain(constant, Console())
+    for end in steps:
+        start = start_of(end)
+        falling = {"num_decay_steps": end - start, "decay_type": "linear"}
+        settings = replace(
+            constant,
+            output_dir=str(runs / size / f"decayed_{end}"),
+            max_steps=end,
+            trainer={"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": falling},
+        )
+        folder = Path(settings.output_dir)
+        if not folder.exists():
+            with whole_folder(folder) as draft:
+                name = Path(CHECKPOINTS) / f"checkpoint-{start}"
+                shutil.copytree(Path(constant.output_dir) / name, draft / name)
+                write_settings(draft / SETTINGS_FILE, settings)
+        pretrain(settings, Console())
 
 
-def read_run(folder: Path, tables: bool = False) -> LossPoints:
-    """Validation losses of a run by step, up to where its learning rate begins to decay."""
+def losses_of(folder: Path) -> dict[int, Result]:
+    """What a run's validations gave, by step."""
     history = json.loads((folder / "log_history.json").read_text())
-    settings = json.loads((folder / "settings.json").read_text())
-    decay = settings["trainer"].get("lr_scheduler_kwargs", {}).get("num_decay_steps", 0)
-    last = settings["max_steps"] - decay
-    points = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
-    points = [(step, loss) for step, loss in points if step <= last]
-    millions = parameters_of(folder / "model" / "model.safetensors", tables) / 1e6
-    steps, losses = (np.array(values, dtype=float) for values in zip(*points, strict=True))
-    return LossPoints(np.full(len(points), millions), steps, losses)
+    return {entry["step"]: entry for entry in history if "eval_loss" in entry}
 
 
-def parameters_of(weights: Path, tables: bool) -> int:
-    """Parameters in a file, with or without its lookup tables."""
+def points_of(runs: Path, size: str, kind: str) -> LossPoints:
+    """The losses with which a size's runs ended, by their steps."""
+    folders = {int(path.name.rpartition("_")[2]): path for path in (runs / size).glob("decayed_*")}
+    ends = sorted(folders)
+    millions = parameters_of(folders[ends[0]] / "model" / "model.safetensors") / 1e6
+    losses = [sum(losses_of(folders[end])[end][name] for name in LOSSES[kind]) for end in ends]
+    return LossPoints(np.full(len(ends), millions), np.array(ends, dtype=float), np.array(losses))
+
+
+def parameters_of(weights: Path) -> int:
+    """Parameters in a file, without its lookup tables and the head of the graph targets."""
     from safetensors import safe_open  # noqa: PLC0415 - the law itself needs none
 
     with safe_open(weights, framework="numpy") as file:
-        names = [name for name in file.keys() if tables or not name.endswith("_embeddings.weight")]  # noqa: SIM118 - no mapping
+        names = [name for name in file.keys() if is_counted(name)]  # noqa: SIM118 - no mapping
         return sum(int(np.prod(file.get_slice(name).get_shape())) for name in names)
+
+
+def is_counted(name: str) -> bool:
+    """Whether a weight is one of the model's, and no lookup table."""
+    return not name.startswith("graph_target_head.") and not name.endswith("_embeddings.weight")
 
 
 @app.command()
 def fit(
-    runs: Annotated[Path, typer.Option()] = Path("runs/scaling"),
-    largest: Annotated[Path, typer.Option(help="the run that is held out")] = Path("runs/pretraining/nano"),
-    drop: Annotated[float, typer.Option(help="share left out at the start of each fitted run")] = 0.25,
-    judged_from: Annotated[int | None, typer.Option(help="step; default where the fitted runs end")] = None,
+    runs: Annotated[Path, typer.Option()] = RUNS,
     output: Annotated[Path, typer.Option()] = HERE,
+    repeats: Annotated[int, typer.Option(help="of the bootstrap")] = 200,
 ) -> None:
-    """Write losses.json, scaling_law.json, scaling_law.md and scaling_law.png."""
-    folders = [path.parent for path in runs.glob("*/log_history.json")]
-    if len(folders) < 2:
-        sys.exit(f"{len(folders)} finished runs in {runs}; at least 2 are needed")
-    smaller, held_out = _load(folders, largest, tables=False)
-    law, report = _fitted(smaller, held_out, drop, judged_from)
-    _, with_tables = _fitted(*_load(folders, largest, tables=True), drop, judged_from, repeats=0)
-    report["judged_with_tables"] = with_tables["judged"]
-    (output / "scaling_law.json").write_text(json.dumps(report, indent=1) + "\n")
-    loaded = [*smaller, held_out]
-    losses = [{name: getattr(run, name).tolist() for name in asdict(run)} for run in loaded]
-    (output / "losses.json").write_text(json.dumps(losses) + "\n")
-    (output / "scaling_law.md").write_text(_table(report))
-    draw(loaded, law, output / "scaling_law.png")
-    print(_table(report))
+    """Write losses.json, of what is fitted, and predictions.json; the largest size and later steps are not read."""
+    report: Result = {}
+    losses: Result = {}
+    for kind in LOSSES:
+        found = [points_of(runs, size, kind) for size in SIZES if size != LARGEST]
+        points = join([run[run.steps <= FITTED_UP_TO] for run in found])
+        law = ScalingLaw.fit(points)
+        losses[kind] = as_lists(points)
+        report[kind] = {
+            "law": asdict(law),
+            "intervals_95": ScalingLaw.bootstrap(points, repeats),
+            "fitted": asdict(law.judge(points)),
+            "predicted": {size: predictions(law, size, found) for size in SIZES},
+        }
+    (output / "losses.json").write_text(json.dumps(losses, indent=1) + "\n")
+    (output / "predictions.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _load(folders: list[Path], largest: Path, tables: bool) -> tuple[list[LossPoints], LossPoints]:
-    loaded = [read_run(folder, tables) for folder in folders]
-    return sorted(loaded, key=lambda each: float(each.parameters[0])), read_run(largest, tables)
+def as_lists(points: LossPoints) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in asdict(points).items()}
 
 
-def _fitted(
-    smaller: list[LossPoints], held_out: LossPoints, drop: float, judged_from: int | None, repeats: int = 200
-) -> tuple[ScalingLaw, dict[str, Any]]:
-    """The law of the smaller sizes, and how it does on them and on three stretches of the largest one."""
-    points = join([_later(run, drop) for run in smaller])
-    law = ScalingLaw.fit(points)
-    start = float(points.steps.min())
-    end = float(points.steps.max()) if judged_from is None else float(judged_from)
-    stretches = {
-        "the sizes fitted": points,
-        f"largest, steps {start:.0f} to {end:.0f}: a larger model": held_out[
-            (held_out.steps >= start) & (held_out.steps <= end)
-        ],
-        f"largest, from step {end:.0f}: larger, and trained longer": held_out[held_out.steps > end],
-        f"largest, all steps from {start:.0f}": held_out[held_out.steps >= start],
-    }
-    return law, {
-        "law": asdict(law),
-        "intervals_95": ScalingLaw.bootstrap(points, repeats) if repeats else {},
-        "millions": [float(run.parameters[0]) for run in (*smaller, held_out)],
-        "judged": {name: asdict(law.judge(part)) for name, part in stretches.items() if len(part) > 1},
-        "compute_optimal": _compute_optimal(law, float((held_out.parameters * held_out.steps).max())),
-    }
+def predictions(law: ScalingLaw, size: str, smaller: list[LossPoints]) -> Result:
+    """What the law says of a size at all ends; of the largest one its parameters are counted, its losses not read."""
+    place = list(SIZES).index(size)
+    millions = float(smaller[place].parameters[0]) if size != LARGEST else parameters_of_largest() / 1e6
+    values = law.predict(np.full(len(ENDS), millions), np.array(ENDS, dtype=float))
+    return {"millions": millions, **dict(zip(map(str, ENDS), values.tolist(), strict=True))}
 
 
-def _compute_optimal(law: ScalingLaw, largest: float) -> list[dict[str, float]]:
-    """Sizes and steps for budgets up to ten times the largest run's."""
-    budgets = np.geomspace(largest / 100, 10 * largest, 4)
-    millions, steps = law.compute_optimal(budgets)
-    names = ("compute", "millions", "steps")
-    return [dict(zip(names, map(float, row), strict=True)) for row in zip(budgets, millions, steps, strict=True)]
+def parameters_of_largest() -> int:
+    """Of the held-out size, by its shapes alone."""
+    import torch  # noqa: PLC0415 - the law itself needs none
+
+    from unimol2_hf import UniMol2Config, UniMol2ForPreTraining  # noqa: PLC0415
+
+    width = SIZES[LARGEST]
+    recipe = yaml.safe_load(RECIPE.read_text())["model"]
+    config = UniMol2Config.from_scale("nano", **recipe | {"hidden_size": width, "num_attention_heads": width // 16})
+    with torch.device("meta"):
+        named = UniMol2ForPreTraining(config).named_parameters()
+        return sum(weight.numel() for name, weight in named if is_counted(name))
 
 
-def _later(run: LossPoints, drop: float) -> LossPoints:
-    return run[run.steps > drop * run.steps.max()]
+@app.command()
+def judge(runs: Annotated[Path, typer.Option()] = RUNS, output: Annotated[Path, typer.Option()] = HERE) -> None:
+    """Write measured.json, scaling_law.md and scaling_law.png: predictions.json beside what was measured."""
+    report = json.loads((output / "predictions.json").read_text())
+    measured: Result = {}
+    for kind, own in report.items():
+        law = ScalingLaw(**own["law"])
+        found = {size: points_of(runs, size, kind) for size in SIZES}
+        later = join([run[run.steps > FITTED_UP_TO] for size, run in found.items() if size != LARGEST])
+        held_out = found[LARGEST]
+        stretches = {
+            f"largest size, up to step {FITTED_UP_TO}": held_out[held_out.steps <= FITTED_UP_TO],
+            f"largest size, all steps to {ENDS[-1]}": held_out,
+            f"smaller sizes, step {ENDS[-1]}": later,
+        }
+        measured[kind] = {
+            "points": {size: as_lists(run) for size, run in found.items()},
+            "judged": {name: asdict(law.judge(part)) for name, part in stretches.items()},
+        }
+    (output / "measured.json").write_text(json.dumps(measured, indent=1) + "\n")
+    text = as_markdown(report, measured)
+    (output / "scaling_law.md").write_text(text)
+    print(text)
+    kind = next(iter(LOSSES))
+    draw({size: points_of(runs, size, kind) for size in SIZES}, ScalingLaw(**report[kind]["law"]), kind, output)
 
 
-def _table(report: dict[str, Any]) -> str:
-    sizes = ", ".join(f"{millions:.2f}" for millions in report["millions"])
-    rows = [f"Millions of parameters without lookup tables: {sizes}; the last is held out.", ""]
-    rows += ["| coefficient | fit | 95 % interval |", "|---|---|---|"]
-    for name, value in report["law"].items():
-        low, high = report["intervals_95"][name]
-        rows.append(f"| {name.strip('_')} | {value:.4g} | {low:.4g} to {high:.4g} |")
-    for key, title in (("judged", "judged on"), ("judged_with_tables", "the same, M with the lookup tables")):
-        rows += ["", f"| {title} | RMAE | MSE | R2 | Pearson |", "|---|---|---|---|---|"]
-        for name, values in report[key].items():
+def as_markdown(report: Result, measured: Result) -> str:
+    first = next(iter(report.values()))
+    sizes = ", ".join(f"{own['millions']:.2f}" for own in first["predicted"].values())
+    lines = [f"Millions of parameters without lookup tables: {sizes}; the last is held out.", ""]
+    for kind, own in report.items():
+        lines += [f"## {kind[0].upper()}{kind[1:]}", "", "| coefficient | fit | 95 % interval |", "|---|---|---|"]
+        for name, value in own["law"].items():
+            low, high = own["intervals_95"][name]
+            lines.append(f"| {name.strip('_')} | {value:.4g} | {low:.4g} to {high:.4g} |")
+        lines += ["", "| judged on | RMAE | MSE | R2 | Pearson |", "|---|---|---|---|---|"]
+        judged = {"what was fitted": own["fitted"], **measured[kind]["judged"]}
+        for name, values in judged.items():
             cells = " | ".join(f"{values[metric]:.4g}" for metric in ("rmae", "mse", "r2", "pearson"))
-            rows.append(f"| {name} | {cells} |")
-    rows += ["", "| compute, M S | best M, millions | best S, steps |", "|---|---|---|"]
-    rows += [
-        f"| {each['compute']:.4g} | {each['millions']:.3g} | {each['steps']:.4g} |"
-        for each in report["compute_optimal"]
-    ]
-    return "\n".join(rows) + "\n"
+            lines.append(f"| {name} | {cells} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
-def draw(runs: list[LossPoints], law: ScalingLaw, path: Path) -> None:
-    """Figures 3 and 4 of the paper: curves by size, and observed beside predicted for the size held out."""
+def draw(found: dict[str, LossPoints], law: ScalingLaw, loss: str, output: Path) -> None:
+    """Figures 3 and 4 of the paper: losses by size, and observed beside predicted for the size held out."""
     figure, (curves, beside) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for run in runs:
-        (line,) = curves.plot(run.steps, run.losses, label=f"{run.parameters[0]:.2f}M")
-        curves.plot(run.steps, law.predict(run.parameters, run.steps), "--", color=line.get_color(), linewidth=0.9)
-    curves.set(
-        xscale="log", yscale="log", xlabel="steps", ylabel="validation loss", title="observed, and the law (dashed)"
-    )
-    curves.legend()
-    largest = runs[-1]
-    beside.plot(largest.steps, largest.losses, "o", markersize=3, label="observed")
-    beside.plot(largest.steps, law.predict(largest.parameters, largest.steps), label="predicted from smaller ones")
-    beside.set(xlabel="steps", ylabel="validation loss", title=f"{largest.parameters[0]:.2f}M, held out")
-    beside.legend()
-    figure.savefig(path, dpi=120)
+    steps = np.geomspace(ENDS[0], ENDS[-1], 50)
+    for size, run in found.items():
+        (marks,) = curves.plot(run.steps, run.losses, "o", markersize=4, label=size)
+        millions = np.full(len(steps), run.parameters[0])
+        curves.plot(steps, law.predict(millions, steps), "--", color=marks.get_color(), linewidth=0.9)
+    curves.axvspan(FITTED_UP_TO, ENDS[-1] * 1.03, color="0.93", zorder=0)
+    curves.set(xscale="log", yscale="log", xlabel="steps", ylabel=loss, title="measured, and the law (dashed)")
+    curves.legend(title="parameters", frameon=False)
+    largest = found[LARGEST]
+    beside.plot(largest.steps, largest.losses, "o", markersize=4, label="measured")
+    predicted = law.predict(np.full(len(steps), largest.parameters[0]), steps)
+    beside.plot(steps, predicted, label="predicted from smaller sizes")
+    beside.set(xscale="log", xlabel="steps", ylabel=loss, title=f"{LARGEST}, held out")
+    beside.legend(frameon=False)
+    figure.savefig(output / "scaling_law.png", dpi=120)
     plt.close(figure)
 
 

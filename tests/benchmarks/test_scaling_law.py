@@ -1,12 +1,16 @@
 """The scaling law: the published fit's values, recovery of a known law, its optimum, and its judgement by hand."""
 
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scaling_runs
-from safetensors.numpy import save_file
+import yaml
+from pretraining_jobs import tiny_settings
+from safetensors.numpy import load_file, save_file
 from scaling_law import Judgement, LossPoints, ScalingLaw, join
 
 
@@ -85,38 +89,101 @@ class TestReadings:
         assert len(join([points, points])) == 2 * len(points)
 
 
-def write_run(folder: Path, law: ScalingLaw, millions: float, max_steps: int, decay: int = 0) -> None:
-    """Logs and weights as `unimol2-hf pretrain` writes them; losses past the start of the decay are off the law."""
-    (folder / "model").mkdir(parents=True)
-    weights = {"weight": np.zeros(round(millions * 1e6), dtype=np.int8)}
-    tables = {"unimol2.bond_embeddings.weight": np.zeros(300_000, dtype=np.int8)}
-    save_file({**weights, **tables}, folder / "model" / "model.safetensors")
-    settings = {"max_steps": max_steps, "trainer": {"lr_scheduler_kwargs": {"num_decay_steps": decay}} if decay else {}}
-    (folder / "settings.json").write_text(json.dumps(settings))
-    steps = range(100, max_steps + 1, 100)
-    losses = [float(law.predict(millions, step)) * (0.5 if step > max_steps - decay else 1) for step in steps]
-    history = [{"step": step, "eval_loss": loss} for step, loss in zip(steps, losses, strict=True)]
-    (folder / "log_history.json").write_text(json.dumps([*history, {"step": max_steps, "loss": 1.0}]))
+MILLIONS = {"0.3m": 0.3, "0.6m": 0.6, "1.1m": 1.1, "2.1m": 2.1}
+LAW = ScalingLaw(0.4, -0.5, 6.0, -0.3, 4.0, -0.2)
+LOG = {"eval_token_loss": 0.5, "eval_coordinate_loss": 0.3, "eval_distance_loss": 0.2}
 
 
-def test_runs_are_read_fitted_and_judged(tmp_path: Path) -> None:
-    """Of a law that is known: the held-out run is larger, longer, and decays its learning rate at the end."""
-    law = ScalingLaw(0.4, -0.5, 6.0, -0.3, 4.0, -0.2)
-    for millions in (0.3, 0.6, 1.2, 2.4):
-        write_run(tmp_path / "runs" / f"{millions}m", law, millions, 1500)
-    write_run(tmp_path / "nano", law, 5.0, 4000, decay=1000)
-    scaling_runs.fit(runs=tmp_path / "runs", largest=tmp_path / "nano", drop=0.25, judged_from=None, output=tmp_path)
-    report = json.loads((tmp_path / "scaling_law.json").read_text())
-    assert report["millions"] == [0.3, 0.6, 1.2, 2.4, 5.0]
-    assert len(report["judged"]) == 4
-    assert all(values["r2"] > 0.99 for values in report["judged"].values())
-    losses = json.loads((tmp_path / "losses.json").read_text())
-    assert [max(run["steps"]) for run in losses] == [1500] * 4 + [3000]
+def write_runs(runs: Path, factor: float = 1.0) -> None:
+    """Logs and weights as `unimol2-hf pretrain` writes them, of a law that is known; the largest size's times a factor.
+
+    Losses before a run's end are off the law: the rate has not fallen yet.
+    """
+    held_out = scaling_runs.parameters_of_largest() / 1e6
+    for size, millions in {**MILLIONS, scaling_runs.LARGEST: held_out}.items():
+        for end in scaling_runs.ENDS:
+            folder = runs / size / f"decayed_{end}"
+            (folder / "model").mkdir(parents=True)
+            tensors = {
+                "unimol2.layers.weight": round(millions * 1e6),
+                "unimol2.bond_embeddings.weight": 300_000,
+                "graph_target_head.cls.weight": 70_000,
+            }
+            arrays = {name: np.zeros(count, dtype=np.int8) for name, count in tensors.items()}
+            save_file(arrays, folder / "model" / "model.safetensors")
+            loss = float(LAW.predict(millions, end)) * (factor if size == scaling_runs.LARGEST else 1)
+            parts = {name: share * loss for name, share in LOG.items()}
+            history = [
+                {"step": end - 250, "eval_loss": 9.0, **LOG},
+                {"step": end, "loss": 1.0},
+                {"step": end, "eval_loss": loss, **parts},
+            ]
+            (folder / "log_history.json").write_text(json.dumps(history))
+
+
+def test_a_known_law_is_fitted_predicted_and_judged(tmp_path: Path) -> None:
+    write_runs(tmp_path / "runs")
+    scaling_runs.fit(runs=tmp_path / "runs", output=tmp_path, repeats=3)
+    predicted = json.loads((tmp_path / "predictions.json").read_text())
+    assert list(predicted) == list(scaling_runs.LOSSES)
+    for own in predicted.values():
+        assert own["fitted"]["r2"] > 0.999
+        for size, values in own["predicted"].items():
+            assert values["millions"] == pytest.approx(MILLIONS.get(size, values["millions"]))
+            assert values["4000"] == pytest.approx(float(LAW.predict(values["millions"], 4000)), rel=0.01)
+    scaling_runs.judge(runs=tmp_path / "runs", output=tmp_path)
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    for own in measured.values():
+        assert len(own["judged"]) == 3
+        assert all(values["rmae"] < 0.01 for values in own["judged"].values())
+        assert max(own["points"]["0.3m"]["steps"]) == 4000
     assert (tmp_path / "scaling_law.png").stat().st_size > 10_000
     assert "held out" in (tmp_path / "scaling_law.md").read_text()
 
 
-def test_lookup_tables_count_on_request(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", ScalingLaw.published(), 0.5, 200)
-    assert scaling_runs.read_run(tmp_path / "run").parameters[0] == 0.5
-    assert scaling_runs.read_run(tmp_path / "run", tables=True).parameters[0] == 0.8
+def test_what_is_to_be_predicted_is_not_fitted(tmp_path: Path) -> None:
+    """The largest size and the last steps, without which `fit` gives the same law."""
+    laws = []
+    for name in ("a", "b"):
+        write_runs(tmp_path / name)
+        if name == "b":
+            shutil.rmtree(tmp_path / "b" / scaling_runs.LARGEST)
+            for run in (tmp_path / "b").glob("*/decayed_4000"):
+                shutil.rmtree(run)
+        scaling_runs.fit(runs=tmp_path / name, output=tmp_path / name, repeats=1)
+        laws.append((tmp_path / name / "predictions.json").read_text())
+    assert laws[0] == laws[1]
+    write_runs(tmp_path / "c", 1.5)
+    for name in ("predictions.json", "losses.json"):
+        shutil.copy(tmp_path / "a" / name, tmp_path / "c")
+    scaling_runs.judge(runs=tmp_path / "c", output=tmp_path / "c")
+    judged = json.loads((tmp_path / "c" / "measured.json").read_text())["the run's loss"]["judged"]
+    assert judged["largest size, all steps to 4000"]["rmae"] == pytest.approx(1 / 3, abs=0.01)
+    assert judged["smaller sizes, step 4000"]["rmae"] < 0.01
+
+
+def test_sizes_are_trained_at_a_constant_rate_then_one_that_falls(
+    tmp_path: Path, library_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run with a falling rate begins where the constant one was, and what is counted is what the law counts."""
+    small = asdict(tiny_settings(str(library_dir), "unused", warmup_steps=2, max_steps=1))
+    small = {name: value for name, value in small.items() if name not in ("data", "output_dir")}
+    small["trainer"] = {"lr_scheduler_type": "constant_with_warmup"}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    for name, value in {"RECIPE": tmp_path / "small.yaml", "SIZES": {"a": 32}, "LARGEST": "a", "EVERY": 1}.items():
+        monkeypatch.setattr(scaling_runs, name, value)
+    runs = tmp_path / "runs"
+    for _ in range(2):  # the second time goes on where it was: at the end
+        scaling_runs.train("a", library_dir, runs, "10,20")
+    for end, start in ((10, 8), (20, 16)):
+        history = json.loads((runs / "a" / f"decayed_{end}" / "log_history.json").read_text())
+        rates = {entry["step"]: entry["learning_rate"] for entry in history if "learning_rate" in entry}
+        assert [rates[step] for step in (3, start, start + 1)] == [small["learning_rate"]] * 3
+        # A step is logged with the rate that it was made with.
+        assert rates[end] == pytest.approx(small["learning_rate"] / (end - start))
+        constant = load_file(runs / "a" / "constant" / "checkpoints" / f"checkpoint-{start}" / "model.safetensors")
+        begun = load_file(runs / "a" / f"decayed_{end}" / "checkpoints" / f"checkpoint-{start}" / "model.safetensors")
+        assert all(np.array_equal(begun[name], value) for name, value in constant.items())
+    points = scaling_runs.points_of(runs, "a", "the run's loss")
+    assert points.steps.tolist() == [10.0, 20.0]
+    assert points.parameters[0] * 1e6 == pytest.approx(scaling_runs.parameters_of_largest())

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import background
+import cls_probe
 import frozen_probe
 import gpu_input
 import handover
@@ -22,11 +23,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from sklearn.kernel_ridge import KernelRidge
 
-from unimol2_hf import UniMol2Config, UniMol2ForPreTraining
+from unimol2_hf import UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPreTraining, UniMol2Model
 from unimol2_hf.cli.options import read_settings
+from unimol2_hf.data.conformer_library import ConformerLibrary
 from unimol2_hf.descriptors import descriptor_names
 from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, build_conformers
 from unimol2_hf.jobs.settings import BuildSettings
+from unimol2_hf.pretraining.graph_targets import scale_of_library
+from unimol2_hf.pretraining.plan import SamplingPlan
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain, target_scale_of
 from unimol2_hf.pretraining.settings import PretrainSettings
 from unimol2_hf.pretraining.stream import Share
@@ -258,6 +262,36 @@ class TestPackage:
             assert torch.equal(packaged.state_dict()[name], value.half().float())
         assert packaged.config.classifier_pooling == "mean"
         assert packaged.config.pair_dropout_prob == UniMol2Config().pair_dropout_prob
+
+
+class TestClsProbe:
+    def test_r2_of_what_is_linear_and_of_what_is_not(self) -> None:
+        """On new molecules; a target that does not vary among them is left out, a missing label is none."""
+        random = np.random.default_rng(0)
+        vectors = random.normal(size=(600, 4))
+        targets = np.stack([vectors @ [1, 2, 0, -1], vectors[:, 0] ** 2 - 1, np.ones(600)], axis=1)
+        targets[::50, 0] = np.nan
+        found = cls_probe.linear_r2((vectors[:400], targets[:400]), (vectors[400:], targets[400:]))
+        assert len(found) == 2
+        assert found[0] > 0.99
+        assert abs(found[1]) < 0.1
+
+    def test_the_cls_is_that_of_the_model_in_use(self, tmp_path: Path) -> None:
+        """Nothing masked or noised, and beside each vector its own molecule's target."""
+        (tmp_path / "in.csv").write_text("smiles,y\n" + "".join(f"{'C' * n}O,{n}\n" for n in range(1, 20)))
+        kept = BuildSettings(num_conformers=1, include_2d=False, keep_columns=("y",), rows_per_shard=8, num_workers=0)
+        build_conformers(tmp_path / "in.csv", tmp_path, kept, QUIET)
+        library = ConformerLibrary(tmp_path, 8, ("y",))
+        index, scale = library.index(), scale_of_library(library)
+        plan = SamplingPlan(index, 0, None, 1, np.array([0]))
+        model = UniMol2Model(UniMol2Config.from_scale("micro", **TINY_MODEL)).eval()
+        rows = np.array([2, 9, 17])
+        vectors, targets = cls_probe.cls_and_descriptors(model, library, plan, rows, scale)
+        carbons = np.rint(targets[:, 0] * scale.std[0] + scale.mean[0]).astype(int)
+        assert sorted(carbons) == [3, 10, 18]
+        with torch.no_grad():
+            own = model(**UniMol2FeatureExtractor()([f"{'C' * count}O" for count in carbons])).pooler_output
+        np.testing.assert_allclose(vectors, own.numpy(), atol=1e-4)
 
 
 class TestLeaks:
