@@ -35,7 +35,7 @@ def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(block, namespace)
-    assert namespace["output"].pooler_output.shape == (2, 192)  # type: ignore[attr-defined]
+    assert namespace["output"].pooler_output.shape == (2, SCALES["nano"]["hidden_size"])  # type: ignore[attr-defined]
     assert (tmp_path / "to_publish" / "modeling_unimol2.py").is_file()
 
 
@@ -43,7 +43,7 @@ def test_the_packaged_model_s_card_runs() -> None:
     (block,) = code_blocks(Path(unimol2_hf.NANO) / "README.md", "python")
     namespace: dict[str, object] = {}
     exec(block, namespace)
-    assert namespace["embedding"].shape == (1, 192)  # type: ignore[attr-defined]
+    assert namespace["embedding"].shape == (1, SCALES["nano"]["hidden_size"])  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

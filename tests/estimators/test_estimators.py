@@ -28,6 +28,7 @@ from unimol2_hf import (
     UniMol2Regressor,
     scaffold_groups,
 )
+from unimol2_hf.settings_unimol2 import SCALES
 
 DRUGS: Any = pd.read_csv(Path(__file__).parents[2] / "examples" / "drugs.csv").head(60)
 X, Y = DRUGS["smiles"], DRUGS["tpsa"]
@@ -87,7 +88,8 @@ class TestEmbedder:
         np.testing.assert_array_equal(first, again)
 
     def test_no_molecules(self, cache: str) -> None:
-        assert UniMol2Embedder(conformer_cache=cache).fit(X[:1]).transform([]).shape == (0, 192)
+        embedder = UniMol2Embedder(conformer_cache=cache).fit(X[:1])
+        assert embedder.transform([]).shape == (0, SCALES["nano"]["hidden_size"])
 
     def test_options_are_checked_by_fit(self) -> None:
         with pytest.raises(ModelError):

@@ -18,7 +18,7 @@ from unimol2_hf.jobs.settings import EmbedSettings
 from unimol2_hf.models.packaged import resolve_model
 from unimol2_hf.pretraining.collator import DataCollatorForUniMol2Pretraining
 from unimol2_hf.pretraining.losses import validation_metrics, validation_sums
-from unimol2_hf.settings_unimol2 import NANO_NAME
+from unimol2_hf.settings_unimol2 import NANO_NAME, SCALES
 
 pytestmark = pytest.mark.numerical
 
@@ -86,9 +86,8 @@ def test_nothing_is_reported_as_unexpected() -> None:
 def test_every_default_is_it() -> None:
     assert FinetuneSettings(targets=("a",)).model == NANO_NAME
     assert EmbedSettings().model == NANO_NAME
-    assert (
-        EmbedJob(EmbedSettings(device="cpu"), Path(), model="unimol2-nano").pipeline.model.config.num_hidden_layers == 6
-    )
+    config = EmbedJob(EmbedSettings(device="cpu"), Path(), model="unimol2-nano").pipeline.model.config
+    assert {name: getattr(config, name) for name in SCALES["nano"]} == SCALES["nano"]
 
 
 def test_names_are_resolved() -> None:
