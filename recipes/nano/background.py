@@ -44,6 +44,8 @@ DECAY_FROM = 1_000_000  # samples
 DECAY = 5  # the last such part of all steps
 CONSTANT_RUN, DECAYED_RUN = "run-", "decayed-"
 NANO_YAML = Path("recipes") / "nano" / "nano.yaml"
+BEGUN_FROM = "handover"  # a run's copy of it
+FINISHED = Path("train") / "log_history.json"  # written last
 SETTINGS, RECORDED = "run.yaml", Path("train") / "settings.json"  # what a run is started with, what it keeps of that
 PRETRAIN = ("-m", "unimol2_hf.cli", "pretrain", "--config")
 PAIRS_ON_GPU = 131_072  # a step in one batch
@@ -91,10 +93,13 @@ def furthest_run(home: Path, handover: Path) -> Path:
 
 def is_due(run: Path) -> bool:
     """Whether a run at a constant rate has come to where the rate begins to fall."""
-    path = run / SETTINGS
-    if not run.name.startswith(CONSTANT_RUN) or not path.exists():
+    path, checkpoint = run / SETTINGS, last_checkpoint(run)
+    if not run.name.startswith(CONSTANT_RUN) or checkpoint is None or not path.exists():
         return False
-    return reached(run) * int(yaml.safe_load(path.read_text())["samples_per_step"]) >= DECAY_FROM
+    settings = yaml.safe_load(path.read_text())
+    # A run from a hand-over first finds Adam's moments again.
+    is_warm = _own_step(checkpoint) >= settings["warmup_steps"]
+    return is_warm and reached(run) * settings["samples_per_step"] >= DECAY_FROM
 
 
 def begin_decay(run: Path) -> Path:
@@ -108,7 +113,7 @@ def begin_decay(run: Path) -> Path:
     own = Path("train") / "checkpoints" / checkpoint.name
     shutil.copytree(checkpoint, draft / own)
     falling = reached(run) // (DECAY - 1)
-    changes = {
+    changes: dict[str, Any] = {
         "output_dir": str(decayed / "train"),
         "max_steps": _own_step(checkpoint) + falling,
         "trainer": {
@@ -116,10 +121,14 @@ def begin_decay(run: Path) -> Path:
             "lr_scheduler_kwargs": {"num_decay_steps": falling, "decay_type": "linear"},
         },
     }
-    recorded = json.loads((run / RECORDED).read_text()) | changes
-    (draft / RECORDED).write_text(json.dumps(recorded, indent=1) + "\n")
-    settings = yaml.safe_load((run / SETTINGS).read_text()) | changes
-    (draft / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False))
+    settings = yaml.safe_load((run / SETTINGS).read_text())
+    if (run / BEGUN_FROM).exists():
+        shutil.copytree(run / BEGUN_FROM, draft / BEGUN_FROM)
+    if settings.get("start_from") is not None:
+        changes["start_from"] = str(decayed / BEGUN_FROM)
+    recorded = json.loads((run / RECORDED).read_text())
+    (draft / RECORDED).write_text(json.dumps(recorded | changes, indent=1) + "\n")
+    (draft / SETTINGS).write_text(yaml.safe_dump(settings | changes, sort_keys=False))
     if (run / HOURS).exists():
         shutil.copy(run / HOURS, draft)
     draft.rename(decayed)
@@ -133,7 +142,7 @@ def write_settings(run: Path, home: Path, recipe: Path, handover: Path, **change
     settings: dict[str, Any] = yaml.safe_load(recipe.read_text()) | changes
     settings |= {"data": str(home / "library"), "output_dir": str(run / "train")}
     if start_step(run):
-        copy = run / "handover"
+        copy = run / BEGUN_FROM
         if not copy.exists():
             shutil.copytree(handover, copy)
         # Shape and scale of the targets are the hand-over's; the dropout rates are in its config too.
@@ -210,6 +219,7 @@ def part(
     from handover import write_handover  # noqa: PLC0415
 
     run = furthest_run(home, handover)
+    require_constant(run)
     run.mkdir(parents=True, exist_ok=True)
     settings = write_settings(run, home, HERE / "nano.yaml", handover, max_pairs=PAIRS_ON_GPU, save_steps=500)
     with suppress(subprocess.TimeoutExpired):
@@ -227,6 +237,9 @@ def supervise(home: Home, handover: Handover, processes: int = 2) -> None:
     """Train until killed or decayed to the end; once a minute note how much processor time it has had."""
     with FileLock(home / ".running", timeout=0):
         run = furthest_run(home, handover)
+        if is_finished(run):
+            print(f"{run} has come to its end; package it")
+            return
         run.mkdir(exist_ok=True)
         settings = write_settings(run, home, home / "clone" / NANO_YAML, handover)
         code = 0 if is_due(run) else train(run, settings, home, processes)
@@ -234,6 +247,11 @@ def supervise(home: Home, handover: Handover, processes: int = 2) -> None:
             run = begin_decay(run)
             code = train(run, run / SETTINGS, home, processes)
     raise SystemExit(code)
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the rate has fallen to 0 and the averaged weights are written."""
+    return run.name.startswith(DECAYED_RUN) and (run / FINISHED).exists()
 
 
 def train(run: Path, settings: Path, home: Path, processes: int) -> int:
@@ -248,8 +266,11 @@ def train(run: Path, settings: Path, home: Path, processes: int) -> int:
         # torchrun gives every worker a session of its own.
         for process in _below(training.pid):
             lower_session_of(process)
-        with (run / HOURS).open("a") as file:
-            file.write(f"{began},{time.time():.0f},{_processor_seconds(training.pid):.0f},{reached(run)}\n")
+        seconds = _processor_seconds(training.pid)
+        # What has just ended has no children any more, and their time is not to be told.
+        if training.poll() is None:
+            with (run / HOURS).open("a") as file:
+                file.write(f"{began},{time.time():.0f},{seconds:.0f},{reached(run)}\n")
         if is_due(run):
             training.terminate()
     return training.returncode
@@ -284,19 +305,26 @@ def _instructions() -> str:
 
 
 def hours_of(run: Path) -> tuple[float, float]:
-    """Hours for which a run has been running, and hours of one core that it has had: of each start the last note."""
+    """Hours of a training and of one core that it has had: those of its hand-over, and of each start the last note."""
+    about = run / BEGUN_FROM / ABOUT
+    before = json.loads(about.read_text()) if about.exists() else {}
+    had = float(before.get("hours", 0)), float(before.get("processor_hours", 0))
     path = run / HOURS
     if not path.exists():
-        return 0.0, 0.0
+        return had
     last = {began: (float(now) - float(began), float(seconds)) for began, now, seconds, _ in csv.reader(path.open())}
-    return sum(wall for wall, _ in last.values()) / 3600, sum(seconds for _, seconds in last.values()) / 3600
+    walls, seconds = (sum(each) / 3600 for each in zip(*last.values(), strict=True))
+    return had[0] + walls, had[1] + seconds
 
 
 def about_handover(run: Path, checkpoint: Path) -> dict[str, Any]:
     """Where in the plan a checkpoint is, and whose it is."""
     settings = yaml.safe_load((run / SETTINGS).read_text())
     step = start_step(run) + _own_step(checkpoint)
+    hours, processor_hours = hours_of(run)
     return {
+        "hours": round(hours, 2),
+        "processor_hours": round(processor_hours, 2),
         "step": step,
         "samples": step * settings["samples_per_step"],
         "commit": (HERE / "COMMIT").read_text().strip(),
@@ -317,6 +345,12 @@ def status(home: Home, handover: Handover = HANDOVER) -> None:
             print({name: round(value, 4) for name, value in entries[-1].items()} if entries else "")
 
 
+def require_constant(run: Path) -> None:
+    """Stop where a run's rate falls already."""
+    if run.name.startswith(DECAYED_RUN):
+        raise SystemExit(f"{run} decays: no other machine can go on with it; package it when it has come to its end")
+
+
 @app.command()
 def hand_over(
     home: Home,
@@ -329,8 +363,7 @@ def hand_over(
     from handover import averaged_model, write_handover  # noqa: PLC0415
 
     run = furthest_run(home, handover)
-    if run.name.startswith(DECAYED_RUN):
-        raise SystemExit(f"{run} decays: no other machine can go on with it; package it when it has come to its end")
+    require_constant(run)
     checkpoint = last_checkpoint(run)
     if checkpoint is None:
         raise SystemExit(f"{run} has no checkpoint yet")
@@ -339,23 +372,20 @@ def hand_over(
     size = write_handover(checkpoint, handover, about)
     if size > LARGEST_HANDOVER:
         raise SystemExit(f"the hand-over has {size:,} bytes; at most {LARGEST_HANDOVER:,} may be committed")
-    add_progress(progress, run, about, average, data, home / "probe")
+    add_progress(progress, about, average, data, home / "probe")
 
 
-def add_progress(
-    progress: Path, run: Path, about: dict[str, Any], model: "UniMol2Model", data: Path, cache: Path
-) -> None:
+def add_progress(progress: Path, about: dict[str, Any], model: "UniMol2Model", data: Path, cache: Path) -> None:
     """Judge a model's frozen vectors, and add a row to a table of progress."""
     from frozen_probe import probe  # noqa: PLC0415
 
-    hours, processor_hours = hours_of(run)
     errors = probe(model, data, cache)
     row = {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": about["commit"][:12],
         "samples": about["samples"],
-        "hours": f"{hours:.2f}",
-        "processor_hours": f"{processor_hours:.2f}",
+        "hours": f"{about['hours']:.2f}",
+        "processor_hours": f"{about['processor_hours']:.2f}",
         "processor": processor_name(),
     }
     for pooling in ("cls", "cls_mean"):

@@ -16,7 +16,16 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from background import DECAYED_RUN, HANDOVER, PROGRESS, about_handover, add_progress, furthest_run, last_checkpoint
+from background import (
+    FINISHED,
+    HANDOVER,
+    PROGRESS,
+    about_handover,
+    add_progress,
+    furthest_run,
+    is_finished,
+    last_checkpoint,
+)
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -34,10 +43,9 @@ DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pair_dropout_
 def decayed_model(home: Path) -> Path:
     """The folder of the averaged weights, when the rate has fallen to 0."""
     run = furthest_run(home, HANDOVER)
-    folder = run / "train" / MODEL
-    if not run.name.startswith(DECAYED_RUN) or not folder.exists():
+    if not is_finished(run):
         raise SystemExit(f"{run} has not come to its end; go on with it (README.md)")
-    return folder
+    return run / "train" / MODEL
 
 
 @torch.no_grad()
@@ -65,6 +73,8 @@ def write_package(source: Path, folder: Path, pooling: Pooling) -> dict[str, flo
     model.save_pretrained(folder)
     # The config goes on saying float32, so that it is what every loader makes of them.
     weights = {name: each.half() for name, each in load_file(folder / WEIGHTS).items()}
+    if not all(torch.isfinite(each).all() for each in weights.values()):
+        raise SystemExit(f"{source} has weights that half precision cannot hold")
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     UniMol2FeatureExtractor().save_pretrained(folder)
     rounded = vectors_of(UniMol2Model.from_pretrained(folder).eval(), smiles)
@@ -86,11 +96,11 @@ def main(
     if checkpoint is None:
         raise SystemExit(f"{run} has no checkpoint")
     about = about_handover(run, checkpoint)
-    history: list[dict[str, Any]] = json.loads((source.parent / "log_history.json").read_text())
+    history: list[dict[str, Any]] = json.loads((run / FINISHED).read_text())
     losses = [entry for entry in history if "eval_loss" in entry]
-    report = {**about, "half_precision_moves_a_vector_by": moved, "validation": losses}
+    report = {**about, "half_precision_moves_a_vector_by": moved, "validation_of_the_raw_weights": losses}
     (HERE / "packaged.json").write_text(json.dumps(report, indent=1) + "\n")
-    add_progress(PROGRESS, run, about, UniMol2Model.from_pretrained(folder), data, home / "probe")
+    add_progress(PROGRESS, about, UniMol2Model.from_pretrained(folder), data, home / "probe")
     print(moved)
 
 

@@ -153,12 +153,15 @@ class TestRun:
         pretrain(settings, QUIET)
         (run / "run.yaml").write_text(yaml.safe_dump(json.loads((run / "train" / "settings.json").read_text())))
         (run / "hours.csv").write_text("100,1900,3600,10\n")
+        (run / "handover").mkdir()
+        (run / "handover" / "handover.json").write_text('{"hours": 3.5}')
         assert background.reached(run) * settings.samples_per_step < background.DECAY_FROM
         assert not background.is_due(run)
         decayed = background.begin_decay(run)
         assert background.furthest_run(tmp_path, tmp_path / "none") == decayed == tmp_path / "decayed-100"
         assert background.hours_of(decayed) == background.hours_of(run)
         assert not background.is_due(decayed)
+        assert not background.is_finished(decayed)
         path = background.write_settings(decayed, tmp_path, RECIPE / "nano.yaml", HANDOVER)
         falling = (100 + 12) // 4
         history = pretrain(read_settings(PretrainSettings, path), QUIET)
@@ -174,15 +177,28 @@ class TestRun:
     def test_the_rate_is_due_to_fall_after_a_million_samples(self, tmp_path: Path) -> None:
         run = tmp_path / "run-30000"
         self.checkpoint(run, 1249)
-        (run / "run.yaml").write_text("samples_per_step: 32\n")
+        (run / "run.yaml").write_text("{samples_per_step: 32, warmup_steps: 300}\n")
         assert not background.is_due(run)
         self.checkpoint(run, 1250)
+        assert background.is_due(run)
+
+    def test_a_run_from_a_later_handover_warms_up_first(self, tmp_path: Path) -> None:
+        run = tmp_path / "run-40000"
+        run.mkdir()
+        (run / "run.yaml").write_text("{samples_per_step: 32, warmup_steps: 300}\n")
+        assert not background.is_due(run)
+        self.checkpoint(run, 200)
+        assert not background.is_due(run)
+        self.checkpoint(run, 400)
         assert background.is_due(run)
 
     def test_hours_are_the_last_note_of_each_start(self, tmp_path: Path) -> None:
         (tmp_path / "hours.csv").write_text("100,1900,3600,10\n100,3700,5400,20\n9000,12600,1800,30\n")
         assert background.hours_of(tmp_path) == (2.0, 2.0)
         assert background.hours_of(tmp_path / "none") == (0.0, 0.0)
+        (tmp_path / "handover").mkdir()
+        (tmp_path / "handover" / "handover.json").write_text('{"hours": 3.5, "processor_hours": 4.5}')
+        assert background.hours_of(tmp_path) == (5.5, 6.5)
 
     def test_processor_time_counts_children(self) -> None:
         import os
@@ -248,6 +264,9 @@ class TestPackage:
         with pytest.raises(SystemExit, match="has not come to its end"):
             package.decayed_model(tmp_path)
         (tmp_path / "decayed-0" / "train" / "model").mkdir(parents=True)
+        with pytest.raises(SystemExit, match="has not come to its end"):
+            package.decayed_model(tmp_path)
+        (tmp_path / "decayed-0" / "train" / "log_history.json").write_text("[]")
         assert package.decayed_model(tmp_path) == tmp_path / "decayed-0" / "train" / "model"
 
     def test_half_precision_on_disk_is_float32_in_use(self, tmp_path: Path, library_dir: Path) -> None:
