@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,21 @@ class TestResume:
         one, other = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "killed", whole_run))
         for name, value in one.items():
             torch.testing.assert_close(value, other[name], rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("lost", ["nothing", "the model"])
+    def test_a_run_at_its_end_makes_no_further_step(self, tmp_path: Path, library_dir: Path, lost: str) -> None:
+        """Started again it writes the model that it has, also where it was killed before it had."""
+        settings = tiny_settings(str(library_dir), str(tmp_path), max_steps=6)
+        pretrain(settings, QUIET)
+        before = load_file(tmp_path / "model" / "model.safetensors")
+        if lost == "the model":
+            shutil.rmtree(tmp_path / "model")
+            (tmp_path / "log_history.json").unlink()
+        history = pretrain(settings, QUIET)
+        after = load_file(tmp_path / "model" / "model.safetensors")
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        assert max(entry["step"] for entry in history) == 6
+        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-4", "checkpoint-6"]
 
     def test_a_checkpoint_cut_short_is_not_gone_on_from(
         self,

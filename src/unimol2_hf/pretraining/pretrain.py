@@ -75,6 +75,8 @@ def pretrain(settings: PretrainSettings, console: Console) -> list[dict[str, flo
     library, plan, stream, validation = make_data(settings, share, target_scale_of(model))
     checkpoint = last_complete_checkpoint(output_dir / CHECKPOINTS)
     stream.first_step = settings.start_step + (0 if checkpoint is None else step_of(checkpoint))
+    # The Trainer would make one more step with a run that is at its end.
+    stream.end_step = settings.start_step + settings.max_steps
     average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay)
     if average is not None and checkpoint is not None:
         average.load(checkpoint)

@@ -37,6 +37,7 @@ class PretrainingStream(IterableDataset[dict[str, Any]]):
         max_rows, max_pairs: of a micro-batch (see `plan_batches`).
         share: this process among all.
         first_step: where to go on; set it before iterating.
+        end_step: the step after the last; `None`: it never ends.
     """
 
     def __init__(
@@ -50,12 +51,13 @@ class PretrainingStream(IterableDataset[dict[str, Any]]):
         max_pairs: int = DEFAULT_MAX_PAIRS,
         share: Share | None = None,
         first_step: int = 0,
+        end_step: int | None = None,
     ) -> None:
         self._library, self._plan, self._sizes = library, plan, num_heavy_atoms
         self._collator = collator
         self._samples_per_step, self._max_rows, self._max_pairs = samples_per_step, max_rows, max_pairs
         self._share = share or Share()
-        self.first_step = first_step
+        self.first_step, self.end_step = first_step, end_step
         if samples_per_step < self._share.world_size:
             raise SettingsError(f"{samples_per_step} samples a step are fewer than {self._share.world_size} processes")
 
@@ -63,7 +65,7 @@ class PretrainingStream(IterableDataset[dict[str, Any]]):
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         step = self.first_step + number
-        while True:
+        while self.end_step is None or step < self.end_step:
             yield self.step(step)
             step += workers
 
