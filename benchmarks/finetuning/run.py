@@ -11,6 +11,7 @@ results.md and `predictions/<name>.parquet` (seed, row of the table, part, label
 heads.py tells the mean over seeds.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -25,6 +26,8 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
+
+from unimol2_hf import NANO
 
 HERE = Path(__file__).parent
 FOUR_OF_BIOGEN = ["hlm_clint", "mdr1_er", "solubility", "rlm_clint"]
@@ -53,11 +56,17 @@ def run_one(name: str, seed: int, data: Path, work_dir: Path, options: list[str]
     return {
         "table": name,
         "seed": seed,
+        "model": packaged_model(),
         "command": shlex.join(command),
         "minutes": round((time.monotonic() - start) / 60, 1),
         "machine": f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}",
         **json.loads((folder / "metrics.json").read_text()),
     }
+
+
+def packaged_model() -> str:
+    """Which unimol2-nano it is: the beginning of its weights' SHA-256."""
+    return hashlib.sha256((Path(NANO) / "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def processor() -> str:
@@ -127,7 +136,11 @@ def main(
 ) -> None:
     """Run every table in turn; unknown options go to `unimol2-hf finetune`."""
     results = HERE / "results.json"
-    runs = json.loads(results.read_text()) if results.exists() else []
+    everything = json.loads(results.read_text()) if results.exists() else []
+    # What another edition gave is none of this one's.
+    runs = [run for run in everything if run.get("model") == packaged_model()]
+    for name in {run["table"] for run in everything} - {run["table"] for run in runs}:
+        (HERE / "predictions" / f"{name}.parquet").unlink(missing_ok=True)
     for name, seed in product(tables.split(","), map(int, seeds.split(","))):
         run = run_one(name, seed, data, work_dir, list(context.args))
         runs = [old for old in runs if (old["table"], old["seed"]) != (name, seed)] + [run]

@@ -99,7 +99,7 @@ def as_markdown(runs: Runs) -> str:
         "|---|---|---|" + "---|" * (len(sizes) + 3),
     ]
     for target, (millions, errors, mean) in found.items():
-        cells = [f"{row.mean():.4g} ({row.std(ddof=1):.1g})" for row in errors]
+        cells = [f"{row.mean():.4g} ({row.std(ddof=1):.2g})" for row in errors]
         exponent, low, high = slope(millions, errors)
         step = errors[-1].mean() / errors[-2].mean() - 1
         gains = int((errors[-1] < errors[-2]).sum())

@@ -12,12 +12,14 @@ was; two sizes at a time, each with OMP_NUM_THREADS=1, keep two cores busy.
 
 `fit` reads the four smaller sizes up to step FITTED_UP_TO and writes what the law says of the rest (predictions.json),
 `judge` compares that with what was measured. Each for two losses: that of the run (weighted, with the graph targets),
-and the paper's (token, coordinate and distance, unweighted). S is counted in steps of `samples_per_step` samples, M
-without lookup tables and without the head of the graph targets, which is none of the model's.
+and the paper's (token, coordinate and distance, unweighted; half of the samples are neither masked nor noised here). S
+is counted in steps of `samples_per_step` samples, M without lookup tables and without the head of the graph targets,
+which is none of the model's.
 """
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,14 +41,13 @@ RUNS = Path("runs/scaling")
 # Atom width; 16 a head, as the recipe has it.
 SIZES = {"0.3m": 64, "0.6m": 112, "1.1m": 176, "2.1m": 256, "4.4m": 384}
 LARGEST = "4.4m"
-ENDS = (750, 1000, 1500, 2000, 3000, 4000)  # of the runs whose rate falls
+PAPER_PARTS = ("token", "coordinate", "distance")
+ENDS = (1250, 1500, 2000, 2500, 3000, 4000)  # of the runs whose rate falls; the warm-up takes 500 steps
 FITTED_UP_TO = 3000
 DECAY = 5  # the last such part of a run
 EVERY = 50  # steps that divide all starts, ends and evaluations
-LOSSES = {
-    "the run's loss": ("eval_loss",),
-    "the paper's three, unweighted": ("eval_token_loss", "eval_coordinate_loss", "eval_distance_loss"),
-}
+RUNS_LOSS, PAPER_LOSS = "the run's loss", "the paper's three, unweighted"
+LOSSES = (RUNS_LOSS, PAPER_LOSS)
 Result = dict[str, Any]
 app = typer.Typer(no_args_is_help=True)
 
@@ -95,18 +96,27 @@ def train(
         pretrain(settings, Console())
 
 
-def losses_of(folder: Path) -> dict[int, Result]:
-    """What a run's validations gave, by step."""
+def weights_of(kind: str) -> dict[str, float]:
+    """What each part of the validation loss counts."""
+    recipe = yaml.safe_load(RECIPE.read_text())
+    if kind == PAPER_LOSS:
+        return {f"eval_{part}_loss": 1.0 for part in PAPER_PARTS}
+    paper = {part: recipe.get("loss_weights", {}).get(part, 1.0) for part in PAPER_PARTS}
+    return {f"eval_{part}_loss": weight for part, weight in {**paper, **recipe["targets"]}.items()}
+
+
+def loss_of(folder: Path, end: int, kind: str) -> float:
+    """The validation loss with which a run ended."""
     history = json.loads((folder / "log_history.json").read_text())
-    return {entry["step"]: entry for entry in history if "eval_loss" in entry}
+    last = next(entry for entry in history if "eval_loss" in entry and entry["step"] == end)
+    return float(sum(weight * last[name] for name, weight in weights_of(kind).items()))
 
 
-def points_of(runs: Path, size: str, kind: str) -> LossPoints:
-    """The losses with which a size's runs ended, by their steps."""
-    folders = {int(path.name.rpartition("_")[2]): path for path in (runs / size).glob("decayed_*")}
-    ends = sorted(folders)
+def points_of(runs: Path, size: str, kind: str, ends: Sequence[int] = ENDS) -> LossPoints:
+    """The losses with which a size's runs ended, by their steps; other ends are not read."""
+    folders = {end: runs / size / f"decayed_{end}" for end in ends}
+    losses = [loss_of(folder, end, kind) for end, folder in folders.items()]
     millions = parameters_of(folders[ends[0]] / "model" / "model.safetensors") / 1e6
-    losses = [sum(losses_of(folders[end])[end][name] for name in LOSSES[kind]) for end in ends]
     return LossPoints(np.full(len(ends), millions), np.array(ends, dtype=float), np.array(losses))
 
 
@@ -133,9 +143,10 @@ def fit(
     """Write losses.json, of what is fitted, and predictions.json; the largest size and later steps are not read."""
     report: Result = {}
     losses: Result = {}
+    ends = [end for end in ENDS if end <= FITTED_UP_TO]
     for kind in LOSSES:
-        found = [points_of(runs, size, kind) for size in SIZES if size != LARGEST]
-        points = join([run[run.steps <= FITTED_UP_TO] for run in found])
+        found = [points_of(runs, size, kind, ends) for size in SIZES if size != LARGEST]
+        points = join(found)
         law = ScalingLaw.fit(points)
         losses[kind] = as_lists(points)
         report[kind] = {
@@ -197,14 +208,18 @@ def judge(runs: Annotated[Path, typer.Option()] = RUNS, output: Annotated[Path, 
     text = as_markdown(report, measured)
     (output / "scaling_law.md").write_text(text)
     print(text)
-    kind = next(iter(LOSSES))
-    draw({size: points_of(runs, size, kind) for size in SIZES}, ScalingLaw(**report[kind]["law"]), kind, output)
+    found = {size: points_of(runs, size, RUNS_LOSS) for size in SIZES}
+    draw(found, ScalingLaw(**report[RUNS_LOSS]["law"]), RUNS_LOSS, output)
 
 
 def as_markdown(report: Result, measured: Result) -> str:
     first = next(iter(report.values()))
     sizes = ", ".join(f"{own['millions']:.2f}" for own in first["predicted"].values())
-    lines = [f"Millions of parameters without lookup tables: {sizes}; the last is held out.", ""]
+    lines = [
+        f"Millions of parameters without lookup tables: {sizes}; the last is held out. Intervals are of points",
+        "drawn anew within each size; these share the beginning of a run and a seed, so the true ones are wider.",
+        "",
+    ]
     for kind, own in report.items():
         lines += [f"## {kind[0].upper()}{kind[1:]}", "", "| coefficient | fit | 95 % interval |", "|---|---|---|"]
         for name, value in own["law"].items():

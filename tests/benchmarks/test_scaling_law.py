@@ -91,7 +91,12 @@ class TestReadings:
 
 MILLIONS = {"0.3m": 0.3, "0.6m": 0.6, "1.1m": 1.1, "2.1m": 2.1}
 LAW = ScalingLaw(0.4, -0.5, 6.0, -0.3, 4.0, -0.2)
-LOG = {"eval_token_loss": 0.5, "eval_coordinate_loss": 0.3, "eval_distance_loss": 0.2}
+# Of a loss's parts, so that each of the two sums is the law's.
+PAPER = {f"eval_{part}_loss": share for part, share in zip(scaling_runs.PAPER_PARTS, (0.5, 0.3, 0.2), strict=True)}
+_WEIGHTS = scaling_runs.weights_of(scaling_runs.RUNS_LOSS)
+_TARGETS = [name for name in _WEIGHTS if name not in PAPER]
+_LEFT = 1 - sum(_WEIGHTS[name] * share for name, share in PAPER.items())
+SHARES = {**PAPER, **{name: _LEFT / len(_TARGETS) / _WEIGHTS[name] for name in _TARGETS}}
 
 
 def write_runs(runs: Path, factor: float = 1.0) -> None:
@@ -112,11 +117,11 @@ def write_runs(runs: Path, factor: float = 1.0) -> None:
             arrays = {name: np.zeros(count, dtype=np.int8) for name, count in tensors.items()}
             save_file(arrays, folder / "model" / "model.safetensors")
             loss = float(LAW.predict(millions, end)) * (factor if size == scaling_runs.LARGEST else 1)
-            parts = {name: share * loss for name, share in LOG.items()}
+            parts = {name: loss * weight for name, weight in SHARES.items()}
             history = [
-                {"step": end - 250, "eval_loss": 9.0, **LOG},
+                {"step": end - 250, "eval_loss": 9.0, **dict.fromkeys(SHARES, 9.0)},
                 {"step": end, "loss": 1.0},
-                {"step": end, "eval_loss": loss, **parts},
+                {"step": end, "eval_loss": 9.0, **parts},
             ]
             (folder / "log_history.json").write_text(json.dumps(history))
 
@@ -184,6 +189,8 @@ def test_sizes_are_trained_at_a_constant_rate_then_one_that_falls(
         constant = load_file(runs / "a" / "constant" / "checkpoints" / f"checkpoint-{start}" / "model.safetensors")
         begun = load_file(runs / "a" / f"decayed_{end}" / "checkpoints" / f"checkpoint-{start}" / "model.safetensors")
         assert all(np.array_equal(begun[name], value) for name, value in constant.items())
-    points = scaling_runs.points_of(runs, "a", "the run's loss")
+    points = scaling_runs.points_of(runs, "a", scaling_runs.RUNS_LOSS, (10, 20))
+    last = json.loads((runs / "a" / "decayed_20" / "log_history.json").read_text())
+    assert points.losses[1] == pytest.approx(next(e["eval_loss"] for e in last if e["step"] == 20 and "eval_loss" in e))
     assert points.steps.tolist() == [10.0, 20.0]
     assert points.parameters[0] * 1e6 == pytest.approx(scaling_runs.parameters_of_largest())
