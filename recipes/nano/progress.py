@@ -25,9 +25,9 @@ def main() -> None:
     figure, axes = plt.subplots(1, len(MINIMOL), figsize=(14, 3.2), layout="constrained")
     for axis, (task, teacher) in zip(axes, MINIMOL.items(), strict=True):
         for pooling, label in (("cls", "CLS"), ("cls_mean", "CLS and mean")):
-            axis.plot(table["samples"], table[f"{task}_{pooling}"], marker="o", markersize=4, label=label)
+            axis.plot(table["samples"] / 1e6, table[f"{task}_{pooling}"], marker="o", markersize=4, label=label)
         axis.axhline(teacher, color="0.5", linestyle="--", linewidth=0.9, label="MiniMol")
-        axis.set(xlabel="samples", title=TITLES.get(task, task))
+        axis.set(xlabel="million samples", title=TITLES.get(task, task))
     axes[0].set_ylabel("test MAE, frozen")
     axes[0].legend(frameon=False)
     figure.savefig(HERE / "progress.png", dpi=110)
