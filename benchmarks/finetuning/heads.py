@@ -120,6 +120,12 @@ def run_minimol(prepared: PreparedTable, data: Path, name: str, descriptors: boo
     return metrics_by_target(outputs[test], table.labels[test], prepared.targets, training)
 
 
+def baseline_table(prepared: PreparedTable) -> BaselineTable:
+    """The same molecules and split for the simple models."""
+    table = prepared.table
+    return BaselineTable(prepared.read_molecules(), table.labels, prepared.targets, table.split)
+
+
 def members_of(prepared: PreparedTable, logits: list[NDArray[np.float64]], seed: int) -> pd.DataFrame:
     """Of each test row what each member gives: values, or logits of binary targets."""
     parts = []
@@ -162,8 +168,7 @@ def run_table(name: str, data: Path, seeds: list[int]) -> Runs:
             start = time.monotonic()
             add(arm, run_minimol(own, data, name, descriptors="descriptors" in arm), start)
         start = time.monotonic()
-        baselines = BaselineTable(own.read_molecules(), own.table.labels, own.targets, own.table.split)
-        for arm, metrics in baseline_report(baselines, seed, worker_count(None)).items():
+        for arm, metrics in baseline_report(baseline_table(own), seed, worker_count(None)).items():
             add(arm, metrics, start)
     pd.concat(kept).to_parquet(HERE / "predictions" / f"heads_{name}.parquet", index=False)
     return runs

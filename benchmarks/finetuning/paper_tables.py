@@ -11,24 +11,22 @@ that command, seed 0, graph features included. Writes paper_tables.json and pape
 
 import json
 import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from heads import Runs, in_parts, run_nano, run_tables, vectors_of, with_seed
+from heads import Runs, baseline_table, in_parts, run_nano, run_tables, vectors_of, with_seed
+from levers import unimol2_hf
 from paper import COMPAS, QM9, sample
 from rich.console import Console
 from run import HERE, processor
 
 from unimol2_hf.data.splits import TEST, TRAIN, UNUSED, VALID, Parts, make_split
-from unimol2_hf.finetuning.baselines import BASELINES, ECFP4_FOREST, BaselineTable
+from unimol2_hf.finetuning.baselines import ECFP4_FOREST, baseline_metrics
 from unimol2_hf.finetuning.prepare import PreparedTable, prepare
 from unimol2_hf.finetuning.settings import FinetuneSettings
-from unimol2_hf.targets.metrics import metrics_by_target
 from unimol2_hf.worker_pool import worker_count
 
 TARGETS = {"qm9": QM9.split(","), "compas_1d": COMPAS.split(",")}
@@ -98,15 +96,6 @@ def with_few(split: Parts, share: float, seed: int) -> Parts:
     return few
 
 
-def forest_metrics(prepared: PreparedTable, seed: int) -> dict[str, Any]:
-    """What `finetune` reports of its own forest."""
-    table = prepared.table
-    baseline = BaselineTable(prepared.read_molecules(), table.labels, prepared.targets, table.split)
-    test, training = table.rows_of(TEST), table.labels[table.rows_of(TRAIN)]
-    predicted = [column[test] for column in BASELINES[ECFP4_FOREST](baseline, seed, worker_count(None))]
-    return metrics_by_target(predicted, table.labels[test], prepared.targets, training)
-
-
 def run_fine_tuned(target: str, data: Path, work_dir: Path, model: str) -> Runs:
     """One `unimol2-hf finetune`, baselines included."""
     name, folder = FINE_TUNED[target], work_dir / target
@@ -114,15 +103,11 @@ def run_fine_tuned(target: str, data: Path, work_dir: Path, model: str) -> Runs:
     command += ["--head", "finetuned", "--seed", "0", "--output-dir", str(folder)]
     for option, value in split_options(name, data, 0).items():
         command += [f"--{option.replace('_', '-')}", value]
-    start = time.monotonic()
     work_dir.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".log").open("w") as log:
-        executable = str(Path(sys.executable).with_name("unimol2-hf"))
-        subprocess.run([executable, *command], stdout=log, stderr=subprocess.STDOUT, check=True)
+    minutes = unimol2_hf(*command, log=folder.with_suffix(".log"))
     report = json.loads((folder / "metrics.json").read_text())
     told = shlex.join(["unimol2-hf", *command]).replace(str(data), "DIR")
-    seconds = round(time.monotonic() - start)
-    own = {"table": target, "seed": 0, "seconds": seconds}
+    own = {"table": target, "seed": 0, "minutes": minutes}
     forest = {**own, "arm": FOREST, "test": report["baselines"][ECFP4_FOREST]}
     return [{**own, "arm": TRAINED, "command": told, "test": report["test"]}, forest]
 
@@ -132,6 +117,7 @@ def run_table(name: str, data: Path, work_dir: Path, model: str) -> Runs:
     if name in FINE_TUNED:
         return run_fine_tuned(name, data, work_dir, model)
     runs: Runs = []
+    workers = worker_count(None)
 
     def add(arm: str, seed: int, table: PreparedTable, metrics: dict[str, Any], start: float) -> None:
         seconds, fitted = round(time.monotonic() - start), int(np.isin(table.table.split, (TRAIN, VALID)).sum())
@@ -155,7 +141,7 @@ def run_table(name: str, data: Path, work_dir: Path, model: str) -> Runs:
                 add(f"{title}, {arm}", seed, few, run_nano(few, settings, vectors)[0], start)
             if name == "compas_1d" and arm == WITH:
                 start = time.monotonic()
-                add(FOREST, seed, own, forest_metrics(own, seed), start)
+                add(FOREST, seed, own, baseline_metrics(ECFP4_FOREST, baseline_table(own), seed, workers), start)
     return runs
 
 
@@ -216,7 +202,7 @@ def _trained_cells(runs: Runs, run: dict[str, Any]) -> list[str]:
 
     mean = f"{run['test'][target]['baseline_mae']:.4g}"
     frozen, forest = found(FINE_TUNED[target], WITH), found(target, FOREST)
-    return [UNITS[target], mean, frozen, found(target, TRAINED), forest, f"{run['seconds'] / 60:.0f}"]
+    return [UNITS[target], mean, frozen, found(target, TRAINED), forest, f"{run['minutes']:.0f}"]
 
 
 def _head(*columns: str) -> str:

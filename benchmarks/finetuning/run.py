@@ -11,7 +11,6 @@ results.md and `predictions/<name>.parquet` (seed, row of the table, part, label
 heads.py tells the mean over seeds.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ import torch
 import typer
 
 from unimol2_hf import NANO
+from unimol2_hf.hub.repository.check_unimol2 import sha256_of
 
 HERE = Path(__file__).parent
 FOUR_OF_BIOGEN = ["hlm_clint", "mdr1_er", "solubility", "rlm_clint"]
@@ -66,7 +66,7 @@ def run_one(name: str, seed: int, data: Path, work_dir: Path, options: list[str]
 
 def packaged_model() -> str:
     """Which unimol2-nano it is: the beginning of its weights' SHA-256."""
-    return hashlib.sha256((Path(NANO) / "model.safetensors").read_bytes()).hexdigest()[:12]
+    return sha256_of(Path(NANO) / "model.safetensors")[:12]
 
 
 def processor() -> str:
@@ -138,7 +138,8 @@ def main(
     results = HERE / "results.json"
     everything = json.loads(results.read_text()) if results.exists() else []
     # What another edition gave is none of this one's.
-    runs = [run for run in everything if run.get("model") == packaged_model()]
+    model = packaged_model()
+    runs = [run for run in everything if run.get("model") == model]
     for name in {run["table"] for run in everything} - {run["table"] for run in runs}:
         (HERE / "predictions" / f"{name}.parquet").unlink(missing_ok=True)
     for name, seed in product(tables.split(","), map(int, seeds.split(","))):

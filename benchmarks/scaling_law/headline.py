@@ -19,7 +19,7 @@ import matplotlib as mpl
 import numpy as np
 import typer
 from heads import FloatArray, Runs, run_nano, run_tables, vectors_of
-from paper_tables import SEEDS, in_seed, settings_of, source_of
+from paper_tables import SEEDS, UNITS, in_seed, settings_of, source_of
 from rich.console import Console
 from run import FOUR_OF_BIOGEN, processor
 from scaling_runs import ENDS, RUNS, SIZES, parameters_of
@@ -38,7 +38,6 @@ TARGETS = {
     "esol": ["logSolubility"],
     "biogen_adme": FOUR_OF_BIOGEN,
 }
-UNITS = {"gap": "hartree", "alpha": "a0^3", "aea": "eV"}
 
 
 def model_of(runs: Path, size: str) -> Path:

@@ -26,14 +26,21 @@ from typing import Annotated, Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 import typer
 import yaml
 from rich.console import Console
+from safetensors import safe_open
 
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 from scaling_law import LossPoints, ScalingLaw, join
+
+from unimol2_hf import UniMol2Config, UniMol2ForPreTraining
+from unimol2_hf.data.atomic_files import SETTINGS_FILE, whole_folder, write_settings
+from unimol2_hf.pretraining.pretrain import CHECKPOINTS, pretrain
+from unimol2_hf.pretraining.settings import PAPER_LOSSES, PretrainSettings, loss_name
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parents[1] / "recipes" / "nano" / "nano.yaml"
@@ -41,7 +48,6 @@ RUNS = Path("runs/scaling")
 # Atom width; 16 a head, as the recipe has it.
 SIZES = {"0.3m": 64, "0.6m": 112, "1.1m": 176, "2.1m": 256, "4.4m": 384}
 LARGEST = "4.4m"
-PAPER_PARTS = ("token", "coordinate", "distance")
 ENDS = (1250, 1500, 2000, 2500, 3000, 4000)  # of the runs whose rate falls; the warm-up takes 500 steps
 FITTED_UP_TO = 3000
 DECAY = 5  # the last such part of a run
@@ -57,6 +63,14 @@ def start_of(end: int) -> int:
     return end - end // DECAY
 
 
+def recipe_of(size: str, data: str = "unused", output_dir: str = "unused") -> PretrainSettings:
+    """nano's recipe with the width of a size."""
+    recipe = yaml.safe_load(RECIPE.read_text())
+    width = {"hidden_size": SIZES[size], "num_attention_heads": SIZES[size] // 16}
+    recipe |= {"model": {**recipe["model"], **width}, "data": data, "output_dir": output_dir}
+    return PretrainSettings(**recipe)
+
+
 @app.command()
 def train(
     size: Annotated[str, typer.Argument(help=", ".join(SIZES))],
@@ -65,18 +79,12 @@ def train(
     ends: Annotated[str, typer.Option(help="steps at which a run ends, comma-separated")] = ",".join(map(str, ENDS)),
 ) -> None:
     """Pretrain one size: at a constant rate, then from its checkpoints with one that falls."""
-    from unimol2_hf.data.atomic_files import SETTINGS_FILE, whole_folder, write_settings  # noqa: PLC0415
-    from unimol2_hf.pretraining.pretrain import CHECKPOINTS, pretrain  # noqa: PLC0415 - `fit` needs no torch
-    from unimol2_hf.pretraining.settings import PretrainSettings  # noqa: PLC0415
-
     steps = sorted(map(int, ends.split(",")))
-    recipe = yaml.safe_load(RECIPE.read_text())
-    width = {"hidden_size": SIZES[size], "num_attention_heads": SIZES[size] // 16}
-    recipe |= {"model": {**recipe["model"], **width}, "data": str(library), "ema_decay": None}
-    recipe |= {"logging_steps": EVERY, "save_steps": EVERY * 4, "eval_steps": EVERY * 5, "save_total_limit": 100}
     constant = replace(
-        PretrainSettings(**recipe, output_dir=str(runs / size / "constant")), max_steps=start_of(steps[-1])
-    )
+        recipe_of(size, str(library), str(runs / size / "constant")),
+        ema_decay=None, max_steps=start_of(steps[-1]),
+        logging_steps=EVERY, save_steps=EVERY * 4, eval_steps=EVERY * 5, save_total_limit=100,
+    )  # fmt: skip
     pretrain(constant, Console())
     for end in steps:
         start = start_of(end)
@@ -98,11 +106,10 @@ def train(
 
 def weights_of(kind: str) -> dict[str, float]:
     """What each part of the validation loss counts."""
-    recipe = yaml.safe_load(RECIPE.read_text())
+    weights = recipe_of(LARGEST).all_loss_weights()
     if kind == PAPER_LOSS:
-        return {f"eval_{part}_loss": 1.0 for part in PAPER_PARTS}
-    paper = {part: recipe.get("loss_weights", {}).get(part, 1.0) for part in PAPER_PARTS}
-    return {f"eval_{part}_loss": weight for part, weight in {**paper, **recipe["targets"]}.items()}
+        weights = {loss_name(part): 1.0 for part in PAPER_LOSSES}
+    return {f"eval_{name}": weight for name, weight in weights.items()}
 
 
 def loss_of(folder: Path, end: int, kind: str) -> float:
@@ -122,8 +129,6 @@ def points_of(runs: Path, size: str, kind: str, ends: Sequence[int] = ENDS) -> L
 
 def parameters_of(weights: Path) -> int:
     """Parameters in a file, without its lookup tables and the head of the graph targets."""
-    from safetensors import safe_open  # noqa: PLC0415 - the law itself needs none
-
     with safe_open(weights, framework="numpy") as file:
         names = [name for name in file.keys() if is_counted(name)]  # noqa: SIM118 - no mapping
         return sum(int(np.prod(file.get_slice(name).get_shape())) for name in names)
@@ -145,15 +150,17 @@ def fit(
     losses: Result = {}
     ends = [end for end in ENDS if end <= FITTED_UP_TO]
     for kind in LOSSES:
-        found = [points_of(runs, size, kind, ends) for size in SIZES if size != LARGEST]
-        points = join(found)
+        found = {size: points_of(runs, size, kind, ends) for size in SIZES if size != LARGEST}
+        points = join(list(found.values()))
+        millions = {size: float(run.parameters[0]) for size, run in found.items()}
+        millions[LARGEST] = parameters_of_largest() / 1e6
         law = ScalingLaw.fit(points)
         losses[kind] = as_lists(points)
         report[kind] = {
             "law": asdict(law),
             "intervals_95": ScalingLaw.bootstrap(points, repeats),
             "fitted": asdict(law.judge(points)),
-            "predicted": {size: predictions(law, size, found) for size in SIZES},
+            "predicted": {size: predictions(law, each) for size, each in millions.items()},
         }
     (output / "losses.json").write_text(json.dumps(losses, indent=1) + "\n")
     (output / "predictions.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -163,23 +170,16 @@ def as_lists(points: LossPoints) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in asdict(points).items()}
 
 
-def predictions(law: ScalingLaw, size: str, smaller: list[LossPoints]) -> Result:
-    """What the law says of a size at all ends; of the largest one its parameters are counted, its losses not read."""
-    place = list(SIZES).index(size)
-    millions = float(smaller[place].parameters[0]) if size != LARGEST else parameters_of_largest() / 1e6
+def predictions(law: ScalingLaw, millions: float) -> Result:
+    """What the law says of a size at all ends."""
     values = law.predict(np.full(len(ENDS), millions), np.array(ENDS, dtype=float))
     return {"millions": millions, **dict(zip(map(str, ENDS), values.tolist(), strict=True))}
 
 
 def parameters_of_largest() -> int:
     """Of the held-out size, by its shapes alone."""
-    import torch  # noqa: PLC0415 - the law itself needs none
-
-    from unimol2_hf import UniMol2Config, UniMol2ForPreTraining  # noqa: PLC0415
-
-    width = SIZES[LARGEST]
-    recipe = yaml.safe_load(RECIPE.read_text())["model"]
-    config = UniMol2Config.from_scale("nano", **recipe | {"hidden_size": width, "num_attention_heads": width // 16})
+    recipe = recipe_of(LARGEST)
+    config = UniMol2Config.from_scale(recipe.scale, **recipe.model)
     with torch.device("meta"):
         named = UniMol2ForPreTraining(config).named_parameters()
         return sum(weight.numel() for name, weight in named if is_counted(name))
@@ -190,9 +190,9 @@ def judge(runs: Annotated[Path, typer.Option()] = RUNS, output: Annotated[Path, 
     """Write measured.json, scaling_law.md and scaling_law.png: predictions.json beside what was measured."""
     report = json.loads((output / "predictions.json").read_text())
     measured: Result = {}
-    for kind, own in report.items():
-        law = ScalingLaw(**own["law"])
-        found = {size: points_of(runs, size, kind) for size in SIZES}
+    points = {kind: {size: points_of(runs, size, kind) for size in SIZES} for kind in report}
+    for kind, found in points.items():
+        law = ScalingLaw(**report[kind]["law"])
         later = join([run[run.steps > FITTED_UP_TO] for size, run in found.items() if size != LARGEST])
         held_out = found[LARGEST]
         stretches = {
@@ -208,8 +208,7 @@ def judge(runs: Annotated[Path, typer.Option()] = RUNS, output: Annotated[Path, 
     text = as_markdown(report, measured)
     (output / "scaling_law.md").write_text(text)
     print(text)
-    found = {size: points_of(runs, size, RUNS_LOSS) for size in SIZES}
-    draw(found, ScalingLaw(**report[RUNS_LOSS]["law"]), RUNS_LOSS, output)
+    draw(points[RUNS_LOSS], ScalingLaw(**report[RUNS_LOSS]["law"]), RUNS_LOSS, output)
 
 
 def as_markdown(report: Result, measured: Result) -> str:

@@ -91,10 +91,15 @@ def furthest_run(home: Path, handover: Path) -> Path:
     return here if here is not None and reached(here) >= step else home / f"{CONSTANT_RUN}{step}"
 
 
+def decays(run: Path) -> bool:
+    """Whether a run's rate falls already."""
+    return run.name.startswith(DECAYED_RUN)
+
+
 def is_due(run: Path) -> bool:
     """Whether a run at a constant rate has come to where the rate begins to fall."""
     path, checkpoint = run / SETTINGS, last_checkpoint(run)
-    if not run.name.startswith(CONSTANT_RUN) or checkpoint is None or not path.exists():
+    if decays(run) or checkpoint is None or not path.exists():
         return False
     settings = yaml.safe_load(path.read_text())
     # A run from a hand-over first finds Adam's moments again.
@@ -137,7 +142,7 @@ def begin_decay(run: Path) -> Path:
 
 def write_settings(run: Path, home: Path, recipe: Path, handover: Path, **changes: int) -> Path:
     """The run's YAML file: the recipe's, its folders, and where it begins; one that decays has its own."""
-    if run.name.startswith(DECAYED_RUN):
+    if decays(run):
         return run / SETTINGS
     settings: dict[str, Any] = yaml.safe_load(recipe.read_text()) | changes
     settings |= {"data": str(home / "library"), "output_dir": str(run / "train")}
@@ -251,7 +256,7 @@ def supervise(home: Home, handover: Handover, processes: int = 2) -> None:
 
 def is_finished(run: Path) -> bool:
     """Whether the rate has fallen to 0 and the averaged weights are written."""
-    return run.name.startswith(DECAYED_RUN) and (run / FINISHED).exists()
+    return decays(run) and (run / FINISHED).exists()
 
 
 def train(run: Path, settings: Path, home: Path, processes: int) -> int:
@@ -347,7 +352,7 @@ def status(home: Home, handover: Handover = HANDOVER) -> None:
 
 def require_constant(run: Path) -> None:
     """Stop where a run's rate falls already."""
-    if run.name.startswith(DECAYED_RUN):
+    if decays(run):
         raise SystemExit(f"{run} decays: no other machine can go on with it; package it when it has come to its end")
 
 

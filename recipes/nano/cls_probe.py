@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from unimol2_hf import NANO, UniMol2Model
-from unimol2_hf.data.conformer_library import ConformerLibrary
+from unimol2_hf.data.conformer_library import ConformerLibrary, LibraryIndex
 from unimol2_hf.feature_extraction_unimol2 import MODEL_INPUT_NAMES
 from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS
 from unimol2_hf.pretraining.graph_targets import TargetScale, scale_of_library
@@ -40,11 +40,12 @@ Array = NDArray[np.float64]
 
 @torch.no_grad()
 def cls_and_descriptors(
-    model: UniMol2Model, library: ConformerLibrary, plan: SamplingPlan, rows: NDArray[np.int64], scale: TargetScale
+    model: UniMol2Model, library: ConformerLibrary, index: LibraryIndex, rows: NDArray[np.int64], scale: TargetScale
 ) -> tuple[Array, Array]:
-    """(n, D) and (n, T), of the library's molecules with these numbers."""
+    """(n, D) and (n, T), of the library's molecules with these numbers in its index."""
+    plan = SamplingPlan(index, 0, None, 1, rows)
     settings = PretrainSettings("unused", "unused", noise={"clean_probability": 1.0}, max_rows=64, max_pairs=32_000)
-    batches = validation_batches(settings, library, plan, library.index(), rows, Share(), scale)
+    batches = validation_batches(settings, library, plan, index, rows, Share(), scale)
     vectors, targets = [], []
     for batch in batches:
         inputs: dict[str, Any] = {name: batch[name] for name in MODEL_INPUT_NAMES if name in batch}
@@ -79,8 +80,7 @@ def main(
     held_out = held_out_rows(len(index), HELD_OUT)
     others = np.setdiff1d(np.arange(len(index)), held_out)
     learned_from = np.sort(np.random.default_rng(1).choice(others, LEARNED_FROM, replace=False))
-    plan = SamplingPlan(index, 0, None, 1, held_out)
-    known, new = (cls_and_descriptors(encoder, shards, plan, rows, scale) for rows in (learned_from, held_out))
+    known, new = (cls_and_descriptors(encoder, shards, index, rows, scale) for rows in (learned_from, held_out))
     r2 = linear_r2(known, new)
     lower, median, upper = np.percentile(r2, [25, 50, 75])
     errors = probe(encoder, data, cache)

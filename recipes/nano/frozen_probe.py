@@ -62,9 +62,14 @@ def table_with_conformers(data: Path, cache: Path, name: str, workers: int) -> p
     )
 
 
+def inputs_of(molecules: Sequence[Any]) -> list[dict[str, Any]]:
+    """What a model reads of every molecule's first conformer."""
+    return [next(iter(molecule.model_inputs())) for molecule in UniMol2FeatureExtractor().featurize(molecules)]
+
+
 @torch.no_grad()
-def vectors_of(model: UniMol2Model, molecules: Sequence[Any]) -> dict[str, Array]:
-    """Frozen vectors of every molecule for each pooling, (n, D) or (n, 2 D)."""
+def vectors_of(model: UniMol2Model, rows: Sequence[Any]) -> dict[str, Array]:
+    """Frozen vectors of every row (`inputs_of`) for each pooling, (n, D) or (n, 2 D)."""
     extractor = UniMol2FeatureExtractor()
 
     def pooled(batch: list[Any]) -> list[tuple[Array, ...]]:
@@ -74,7 +79,6 @@ def vectors_of(model: UniMol2Model, molecules: Sequence[Any]) -> dict[str, Array
         cls, mean = both[-1].chunk(2, dim=-1)
         return list(zip(*(each.numpy() for each in (cls, mean, both[-1], torch.stack(both).mean(0))), strict=True))
 
-    rows = [next(iter(molecule.model_inputs())) for molecule in extractor.featurize(molecules)]
     max_pairs = max_pairs_for("cpu", model.config.pair_hidden_size)
     vectors = map_in_batches(pooled, rows, lambda row: len(row["input_ids"]), 64, max_pairs)
     return {
@@ -113,7 +117,7 @@ def probe(model: UniMol2Model, data: Path, cache: Path, workers: int = 1) -> dic
     tables = {
         name: table_with_conformers(data, cache, name, workers) for name in dict.fromkeys(n for n, _ in TASKS.values())
     }
-    vectors = {name: vectors_of(model, table["molecule"].tolist()) for name, table in tables.items()}
+    vectors = {name: vectors_of(model, inputs_of(table["molecule"].tolist())) for name, table in tables.items()}
     return {pooling: _errors(tables, {name: each[pooling] for name, each in vectors.items()}) for pooling in POOLINGS}
 
 

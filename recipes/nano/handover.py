@@ -23,13 +23,18 @@ def averaged_model(checkpoint: Path) -> UniMol2Model:
     return model.unimol2
 
 
+def write_half(source: Path, target: Path) -> None:
+    """Write weights in half precision; a config beside them goes on saying what loaders make of them."""
+    weights = {name: each.half() for name, each in load_file(source).items()}
+    if not all(torch.isfinite(each).all() for each in weights.values()):
+        raise SystemExit(f"{source} has weights that half precision cannot hold")
+    save_file(weights, target, {"format": "pt"})
+
+
 def write_handover(checkpoint: Path, folder: Path, about: Mapping[str, Any]) -> int:
     """Write config, half-precision weights (neither averaged nor decayed) and `about`; returns the bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: each.half() for name, each in load_file(checkpoint / "model.safetensors").items()}
-    if not all(torch.isfinite(each).all() for each in weights.values()):
-        raise SystemExit(f"{checkpoint} has weights that half precision cannot hold")
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    write_half(checkpoint / "model.safetensors", folder / "model.safetensors")
     (folder / "config.json").write_text((checkpoint / "config.json").read_text())
     (folder / "handover.json").write_text(json.dumps(dict(about), indent=1) + "\n")
     return sum(path.stat().st_size for path in folder.iterdir())

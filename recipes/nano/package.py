@@ -14,29 +14,27 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import torch
 import typer
 from background import (
     FINISHED,
     HANDOVER,
     PROGRESS,
+    WEIGHTS,
     about_handover,
     add_progress,
     furthest_run,
     is_finished,
     last_checkpoint,
 )
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from frozen_probe import inputs_of, vectors_of
+from handover import write_half
 
 from unimol2_hf import NANO, UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPreTraining, UniMol2Model
-from unimol2_hf.batching import map_in_batches, max_pairs_for
 from unimol2_hf.pretraining.pretrain import MODEL
 from unimol2_hf.settings_unimol2 import Pooling
 
 HERE = Path(__file__).parent
 DRUGS = HERE.parents[1] / "examples" / "drugs.csv"
-WEIGHTS = "model.safetensors"
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pair_dropout_prob")
 
 
@@ -48,36 +46,19 @@ def decayed_model(home: Path) -> Path:
     return run / "train" / MODEL
 
 
-@torch.no_grad()
-def vectors_of(model: UniMol2Model, smiles: list[str]) -> NDArray[np.float64]:
-    """The CLS of each molecule."""
-    extractor = UniMol2FeatureExtractor()
-    rows = [next(iter(molecule.model_inputs())) for molecule in extractor.featurize(smiles)]
-    max_pairs = max_pairs_for("cpu", model.config.pair_hidden_size)
-    vectors = map_in_batches(
-        lambda batch: list(model(**extractor.pad(batch)).pooler_output.double().numpy()),
-        rows, lambda row: len(row["input_ids"]), 32, max_pairs,
-    )  # fmt: skip
-    return np.stack(list(vectors))
-
-
 def write_package(source: Path, folder: Path, pooling: Pooling) -> dict[str, float]:
     """Write the model's folder; returns by what share of its length half precision moves a vector."""
     model = UniMol2ForPreTraining.from_pretrained(source).eval()
-    smiles = pd.read_csv(DRUGS)["smiles"].tolist()
-    exact = vectors_of(model.unimol2, smiles)
+    rows = inputs_of(pd.read_csv(DRUGS)["smiles"].tolist())
+    exact = vectors_of(model.unimol2, rows)["cls"]
     published = UniMol2Config()
     for name in DROPOUT:
         setattr(model.config, name, getattr(published, name))
     model.config.classifier_pooling = pooling
     model.save_pretrained(folder)
-    # The config goes on saying float32, so that it is what every loader makes of them.
-    weights = {name: each.half() for name, each in load_file(folder / WEIGHTS).items()}
-    if not all(torch.isfinite(each).all() for each in weights.values()):
-        raise SystemExit(f"{source} has weights that half precision cannot hold")
-    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    write_half(folder / WEIGHTS, folder / WEIGHTS)
     UniMol2FeatureExtractor().save_pretrained(folder)
-    rounded = vectors_of(UniMol2Model.from_pretrained(folder).eval(), smiles)
+    rounded = vectors_of(UniMol2Model.from_pretrained(folder).eval(), rows)["cls"]
     moved = np.linalg.norm(rounded - exact, axis=1) / np.linalg.norm(exact, axis=1)
     return {"mean": float(moved.mean()), "greatest": float(moved.max())}
 

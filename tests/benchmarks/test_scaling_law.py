@@ -13,6 +13,8 @@ from pretraining_jobs import tiny_settings
 from safetensors.numpy import load_file, save_file
 from scaling_law import Judgement, LossPoints, ScalingLaw, join
 
+from unimol2_hf.pretraining.settings import PAPER_LOSSES
+
 
 def points_of(law: ScalingLaw, sizes: list[float], noise: float = 0.0, seed: int = 0) -> LossPoints:
     steps = np.arange(200_000, 820_000, 10_000, dtype=float)
@@ -92,7 +94,7 @@ class TestReadings:
 MILLIONS = {"0.3m": 0.3, "0.6m": 0.6, "1.1m": 1.1, "2.1m": 2.1}
 LAW = ScalingLaw(0.4, -0.5, 6.0, -0.3, 4.0, -0.2)
 # Of a loss's parts, so that each of the two sums is the law's.
-PAPER = {f"eval_{part}_loss": share for part, share in zip(scaling_runs.PAPER_PARTS, (0.5, 0.3, 0.2), strict=True)}
+PAPER = {f"eval_{part}_loss": share for part, share in zip(PAPER_LOSSES, (0.5, 0.3, 0.2), strict=True)}
 _WEIGHTS = scaling_runs.weights_of(scaling_runs.RUNS_LOSS)
 _TARGETS = [name for name in _WEIGHTS if name not in PAPER]
 _LEFT = 1 - sum(_WEIGHTS[name] * share for name, share in PAPER.items())

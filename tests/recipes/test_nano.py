@@ -30,7 +30,6 @@ from unimol2_hf.descriptors import descriptor_names
 from unimol2_hf.jobs.build_conformers import RDKIT_DESCRIPTORS, build_conformers
 from unimol2_hf.jobs.settings import BuildSettings
 from unimol2_hf.pretraining.graph_targets import scale_of_library
-from unimol2_hf.pretraining.plan import SamplingPlan
 from unimol2_hf.pretraining.pretrain import make_data, make_model, pretrain, target_scale_of
 from unimol2_hf.pretraining.settings import PretrainSettings
 from unimol2_hf.pretraining.stream import Share
@@ -43,6 +42,14 @@ WATER = ([8, 1, 1], [0, 0, 0.12, 0, 0.76, -0.48, 0, -0.76, -0.48])
 METHANE = ([6, 1, 1, 1, 1], [0, 0, 0, 0.63, 0.63, 0.63, -0.63, -0.63, 0.63, -0.63, 0.63, -0.63, 0.63, -0.63, -0.63])
 FORMALDEHYDE = ([6, 8, 1, 1], [0, 0, -0.53, 0, 0, 0.68, 0, 0.94, -1.12, 0, -0.94, -1.12])
 FLUOROMETHANE = ([6, 9, 1, 1, 1], [0, 0, -0.63, 0, 0, 0.75, 0, 1.03, -0.99, 0.89, -0.51, -0.99, -0.89, -0.51, -0.99])
+
+
+def build_alcohols(folder: Path, count: int) -> None:
+    """A library of methanol, ethanol, ..., each with its number of carbons as `y`."""
+    rows = "".join(f"{'C' * carbons}O,{carbons}\n" for carbons in range(1, count + 1))
+    (folder / "in.csv").write_text(f"smiles,y\n{rows}")
+    kept = BuildSettings(num_conformers=1, include_2d=False, keep_columns=("y",), rows_per_shard=8, num_workers=0)
+    build_conformers(folder / "in.csv", folder, kept, QUIET)
 
 
 @pytest.fixture
@@ -223,9 +230,7 @@ class TestHandover:
 
     def test_a_run_goes_on_from_its_own_handover(self, tmp_path: Path) -> None:
         """Its weights in half precision, and the plan without a repetition."""
-        (tmp_path / "in.csv").write_text("smiles,y\n" + "".join(f"{'C' * n}O,{n}\n" for n in range(1, 30)))
-        kept = BuildSettings(num_conformers=1, include_2d=False, keep_columns=("y",), rows_per_shard=8, num_workers=0)
-        build_conformers(tmp_path / "in.csv", tmp_path, kept, QUIET)
+        build_alcohols(tmp_path, 29)
         changes: dict[str, Any] = {"targets": {"y": 1.0}, "validation_molecules": 4, "model": TINY_MODEL}
         first = tiny_settings(
             str(tmp_path), str(tmp_path / "first"), max_steps=100, save_steps=100, eval_steps=100, **changes
@@ -297,15 +302,12 @@ class TestClsProbe:
 
     def test_the_cls_is_that_of_the_model_in_use(self, tmp_path: Path) -> None:
         """Nothing masked or noised, and beside each vector its own molecule's target."""
-        (tmp_path / "in.csv").write_text("smiles,y\n" + "".join(f"{'C' * n}O,{n}\n" for n in range(1, 20)))
-        kept = BuildSettings(num_conformers=1, include_2d=False, keep_columns=("y",), rows_per_shard=8, num_workers=0)
-        build_conformers(tmp_path / "in.csv", tmp_path, kept, QUIET)
+        build_alcohols(tmp_path, 19)
         library = ConformerLibrary(tmp_path, 8, ("y",))
-        index, scale = library.index(), scale_of_library(library)
-        plan = SamplingPlan(index, 0, None, 1, np.array([0]))
+        scale = scale_of_library(library)
         model = UniMol2Model(UniMol2Config.from_scale("micro", **TINY_MODEL)).eval()
         rows = np.array([2, 9, 17])
-        vectors, targets = cls_probe.cls_and_descriptors(model, library, plan, rows, scale)
+        vectors, targets = cls_probe.cls_and_descriptors(model, library, library.index(), rows, scale)
         carbons = np.rint(targets[:, 0] * scale.std[0] + scale.mean[0]).astype(int)
         assert sorted(carbons) == [3, 10, 18]
         with torch.no_grad():

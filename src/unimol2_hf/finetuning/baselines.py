@@ -64,12 +64,14 @@ def baseline_report(table: BaselineTable, seed: int = 0, num_workers: int = 0) -
         seed: of the models.
         num_workers: processes for descriptors, and threads for the forest; 0 works in this one.
     """
+    return {name: baseline_metrics(name, table, seed, num_workers) for name in BASELINES}
+
+
+def baseline_metrics(name: str, table: BaselineTable, seed: int = 0, num_workers: int = 0) -> dict[str, Metrics]:
+    """Metrics of the test part of one of the baselines by target; arguments as for `baseline_report`."""
     test, training = table.split == TEST, table.labels[table.split == TRAIN]
-    report = {}
-    for name, baseline in BASELINES.items():
-        predictions = [of_target[test] for of_target in baseline(table, seed, num_workers)]
-        report[name] = metrics_by_target(predictions, table.labels[test], table.targets, training)
-    return report
+    predictions = [of_target[test] for of_target in BASELINES[name](table, seed, num_workers)]
+    return metrics_by_target(predictions, table.labels[test], table.targets, training)
 
 
 def descriptor_baseline(table: BaselineTable, seed: int = 0, num_workers: int = 0) -> list[FloatArray]:
