@@ -93,6 +93,15 @@ def test_classes_of_noise_get_the_shares(features: Array) -> None:
     assert np.abs(probabilities - drawn[:120].mean()).max() < 0.15
 
 
+def test_few_molecules_never_turn_it_round() -> None:
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        features, classes = generator.normal(size=(20, 6)), generator.permutation(np.arange(20) % 2).astype(float)
+        head = fit_kernel_head(features, classes[:, None], [BINARY], [np.arange(20)])
+        # Left out, each molecule of pure noise may be ranked the wrong way round; those that it has seen must not be.
+        assert roc_auc_score(classes, head.predict(features)[0, :, 0]) >= 0.5
+
+
 @pytest.mark.parametrize(("target", "column", "class_"), [(BINARY, 1, 1), (PHASE, 2, 2)])
 def test_one_class_only_is_predicted(
     target: dict[str, Any], column: int, class_: int, features: Array, labels: Array

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ..configuration_unimol2 import MULTICLASS, REGRESSION
 from ..modeling_unimol2 import LARGEST_FEATURE
+from ..uncertainty.platt import fit_platt
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -27,7 +28,6 @@ RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # A ridge is the variance of the noise, whatever the number of molecules: a part of them tells it as well.
 _ROWS_TO_CHOOSE_BY, _ROWS_TO_SCALE_BY = 1024, 4096
 _JITTER = 1e-6
-_UNPENALISED = 1e6
 _UNLIKELY = -10.0  # logit
 
 
@@ -258,12 +258,12 @@ class _Fit:
             return np.zeros((outputs, outputs)), logits[1:] - logits[:1] if outputs == 1 else logits
         kernel = self._kernel(part.rows, part.rows, width)
         scores = part.values - _left_out_residuals(part, kernel, ridges, center)
+        if outputs == 1:
+            factor, shift = fit_platt((scores - center)[:, 0], part.values[:, 0], 1 / part.noise)
+            return np.array([[factor]]), np.array([shift])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            penalty = _UNPENALISED if outputs == 1 else 1.0
-            model = LogisticRegression(C=penalty, max_iter=1000).fit(scores - center, part.classes, 1 / part.noise)
-        if outputs == 1:
-            return model.coef_.T, model.intercept_
+            model = LogisticRegression(max_iter=1000).fit(scores - center, part.classes, 1 / part.noise)
         found, offsets = model.coef_, model.intercept_
         if len(model.classes_) == 2:
             found, offsets = np.vstack([-found, found]) / 2, np.concatenate([-offsets, offsets]) / 2

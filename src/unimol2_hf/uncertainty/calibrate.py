@@ -1,7 +1,6 @@
 """Intervals and calibrated probabilities from predictions of molecules that a member has not seen."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,18 +8,16 @@ import numpy as np
 from crepes import ConformalRegressor
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from sklearn.linear_model import LogisticRegression
 
 from ..calibration import Calibration, members_without
 from ..configuration_unimol2 import BINARY, MULTICLASS, REGRESSION
+from .platt import fit_platt
 
 FloatArray = NDArray[np.float64]
 
 # Of a large table's scores about these many, at equal steps of rank in each fold, are kept.
 _MOST_SCORES = 999
 _FEWEST_LABELS = {REGRESSION: 10, BINARY: 20, MULTICLASS: 20}
-_UNPENALISED = 1e6
-_LEAST_SLOPE = 1e-3
 _TEMPERATURES = (0.05, 100.0)
 
 
@@ -98,14 +95,7 @@ def _fit_interval(
 def _fit_slope(labels: FloatArray, mean: FloatArray) -> dict[str, float]:
     if len(np.unique(labels)) < 2:
         return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = LogisticRegression(C=_UNPENALISED).fit(mean, labels)
-    slope, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
-    if slope < _LEAST_SLOPE:
-        # Predictions that rank molecules the wrong way round tell nothing: all get nearly the share of positives.
-        share = labels.mean()
-        slope, offset = _LEAST_SLOPE, float(np.log(share / (1 - share)))
+    slope, offset = fit_platt(mean[:, 0], labels)
     return {"slope": slope, "offset": offset}
 
 
