@@ -4,8 +4,9 @@
     python recipes/nano/package.py --home ~/unimol2-nano/COMMIT --data DIR
 
 Writes src/unimol2_hf/nano/ (config with the published dropout rates, averaged weights in half precision that load as
-float32, featurizer), adds a row to progress.csv, and writes what half precision changes and the losses of the run to
-packaged.json. The card, src/unimol2_hf/nano/README.md, is written by hand.
+float32, without the head of the graph targets, which users lack; featurizer), adds a row to progress.csv, and writes
+what half precision changes and the losses of the run to packaged.json. The card, src/unimol2_hf/nano/README.md, is
+written by hand.
 """
 
 import json
@@ -55,6 +56,7 @@ def write_package(source: Path, folder: Path, pooling: Pooling) -> dict[str, flo
     for name in DROPOUT:
         setattr(model.config, name, getattr(published, name))
     model.config.classifier_pooling = pooling
+    model.graph_target_head = model.config.graph_targets = None
     model.save_pretrained(folder)
     write_half(folder / WEIGHTS, folder / WEIGHTS)
     UniMol2FeatureExtractor().save_pretrained(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from background import DECAY_FROM
 
 mpl.use("Agg")
 
@@ -27,6 +28,7 @@ def main() -> None:
         for pooling, label in (("cls", "CLS"), ("cls_mean", "CLS and mean")):
             axis.plot(table["samples"] / 1e6, table[f"{task}_{pooling}"], marker="o", markersize=4, label=label)
         axis.axhline(teacher, color="0.5", linestyle="--", linewidth=0.9, label="MiniMol")
+        axis.axvspan(DECAY_FROM / 1e6, table["samples"].max() / 1e6, color="0.93", zorder=0, label="rate falls")
         axis.set(xlabel="million samples", title=TITLES.get(task, task))
     axes[0].set_ylabel("test MAE, frozen")
     axes[0].legend(frameon=False)

@@ -32,7 +32,7 @@ SCALES: dict[str, dict[str, int]] = {
     "310m": {"num_hidden_layers": 32, "hidden_size": 1024, "pair_hidden_size": 512, "pair_inner_size": 64},
     "570m": {"num_hidden_layers": 32, "hidden_size": 1536, "pair_hidden_size": 512, "pair_inner_size": 64},
     "1.1b": {"num_hidden_layers": 64, "hidden_size": 1536, "pair_hidden_size": 512, "pair_inner_size": 64},
-    "nano": {"num_hidden_layers": 6, "hidden_size": 192, "pair_hidden_size": 64, "pair_inner_size": 16},
+    "nano": {"num_hidden_layers": 4, "hidden_size": 352, "pair_hidden_size": 64, "pair_inner_size": 16},
     "micro": {"num_hidden_layers": 4, "hidden_size": 96, "pair_hidden_size": 48, "pair_inner_size": 16},
 }
 

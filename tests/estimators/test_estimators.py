@@ -107,7 +107,7 @@ class TestTools:
         table = DRUGS[["smiles", "crippen_logp"]]
         columns = ColumnTransformer([("molecule", embedder, ["smiles"]), ("number", "passthrough", ["crippen_logp"])])
         found = columns.fit_transform(table)
-        assert found.shape == (60, 385)
+        assert found.shape == (60, 2 * SCALES["nano"]["hidden_size"] + 1)
         assert columns.get_feature_names_out()[-1] == "number__crippen_logp"
 
     def test_cross_validation(self, cache: str) -> None:

@@ -60,7 +60,7 @@ def test_it_is_small_and_whole() -> None:
     weights = folder / "model.safetensors"
     assert weights.stat().st_size < 10 * 2**20
     with safe_open(weights, framework="pt") as file:
-        assert {str(file.get_slice(name).get_dtype()) for name in file.keys()} == {"F32"}  # noqa: SIM118 - no mapping
+        assert {str(file.get_slice(name).get_dtype()) for name in file.keys()} == {"F16"}  # noqa: SIM118 - no mapping
     config = json.loads((folder / "config.json").read_text())
     published = UniMol2Config()
     assert config["hidden_dropout_prob"] == published.hidden_dropout_prob
