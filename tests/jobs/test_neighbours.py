@@ -20,6 +20,7 @@ from unimol2_hf.jobs import neighbours as module
 from unimol2_hf.jobs.embed import embed
 from unimol2_hf.jobs.neighbours import NEIGHBOUR_COLUMNS, nearest, neighbours, similarity
 from unimol2_hf.jobs.settings import EmbedSettings, NeighbourSettings
+from unimol2_hf.settings_unimol2 import SCALES
 
 pytestmark = pytest.mark.numerical
 
@@ -130,7 +131,8 @@ def test_what_cannot_be_searched_is_named(library: Path, tmp_path: Path, monkeyp
     (tmp_path / "bad.smi").write_text("C1CC\n")
     with pytest.raises(TableError, match="no query has a vector"):
         neighbours(library, str(tmp_path / "bad.smi"), settings, QUIET)
-    with pytest.raises(LibraryError, match="holds vectors of 384 numbers, the query 2"):
+    width = 2 * SCALES["nano"]["hidden_size"]
+    with pytest.raises(LibraryError, match=f"holds vectors of {width} numbers, the query 2"):
         nearest(library, [1.0, 2.0])
     write_shards(tmp_path / "made", [[1.0, 2.0]], 1)
     with pytest.raises(LibraryError, match="does not say how it was embedded"):

@@ -36,6 +36,7 @@ from unimol2_hf.jobs.library_job import RowSummary
 from unimol2_hf.jobs.on_ray import read_staged, run_on_ray, staged_record, staged_schema
 from unimol2_hf.jobs.predict import predict, predict_job
 from unimol2_hf.jobs.settings import BuildSettings, EmbedSettings, PredictSettings, RaySettings
+from unimol2_hf.settings_unimol2 import SCALES
 
 ray = pytest.importorskip("ray")
 
@@ -203,7 +204,7 @@ def test_staged_rows_come_back_as_they_were(tmp_path: Path, extractor: UniMol2Fe
 
 def test_what_a_job_has_loaded_stays_behind() -> None:
     job = EmbedJob(EmbedSettings(device="cpu"), Path("out"), model="unimol2-nano")
-    assert job.pipeline.model.config.num_hidden_layers == 6
+    assert job.pipeline.model.config.num_hidden_layers == SCALES["nano"]["num_hidden_layers"]
     there = pickle.loads(pickle.dumps(job))
     assert set(vars(there)) == {each.name for each in fields(job)}
     assert there == job
