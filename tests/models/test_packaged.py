@@ -75,7 +75,8 @@ def test_it_embeds_offline() -> None:
     extractor, model = AutoFeatureExtractor.from_pretrained(NANO), AutoModel.from_pretrained(NANO)
     direct = model(**extractor(["CCO"])).pooler_output[0].detach().numpy()
     piped = pipeline("molecule-embedding", NANO, device="cpu")("CCO")["embedding"]
-    np.testing.assert_allclose(piped, direct, atol=1e-5)
+    # Of the largest component: some kernels add up in another order at another address.
+    np.testing.assert_allclose(piped, direct, atol=1e-6 * np.abs(direct).max())
 
 
 def test_nothing_is_reported_as_unexpected() -> None:
