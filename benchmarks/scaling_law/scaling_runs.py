@@ -5,10 +5,10 @@
     python benchmarks/scaling_law/scaling_runs.py fit
     python benchmarks/scaling_law/scaling_runs.py judge
 
-Runs are those of recipes/nano/nano.yaml, of another width: same samples in the same order, same seed, rate, warm-up and
-validation noise; DIR is its library. Each size has one run at a constant rate; from its checkpoints others go on with a
-rate that falls to 0 over their last fifth, and what these end with is what the law is about. `train` goes on where it
-was; two sizes at a time, each with OMP_NUM_THREADS=1, keep two cores busy.
+Runs are those of recipes/nano/nano.yaml, of another width and SAMPLES_PER_STEP: same samples in the same order, same
+seed, rate, warm-up and validation noise; DIR is its library. Each size has one run at a constant rate; from its
+checkpoints others go on with a rate that falls to 0 over their last tenth, and what these end with is what the law is
+about. `train` goes on where it was; two sizes at a time, each with OMP_NUM_THREADS=1, keep two cores busy.
 
 `fit` reads the four smaller sizes up to step FITTED_UP_TO and writes what the law says of the rest (predictions.json),
 `judge` compares that with what was measured. Each for two losses: that of the run (weighted, with the graph targets),
@@ -48,10 +48,12 @@ RUNS = Path("runs/scaling")
 # Atom width; 16 a head, as the recipe has it.
 SIZES = {"0.3m": 64, "0.6m": 112, "1.1m": 176, "2.1m": 256, "4.4m": 384}
 LARGEST = "4.4m"
-ENDS = (1250, 1500, 2000, 2500, 3000, 4000)  # of the runs whose rate falls; the warm-up takes 500 steps
-FITTED_UP_TO = 3000
-DECAY = 5  # the last such part of a run
-EVERY = 50  # steps that divide all starts, ends and evaluations
+ENDS = (1000, 1500, 2000, 2500, 3000, 3500)  # of the runs whose rate falls; the warm-up takes 500 steps
+FITTED_UP_TO = 2500
+DECAY = 10  # the last such part of a run
+EVERY = 50  # steps that divide all starts and ends
+# Half of nano's: a step costs half as much, and steps past the warm-up are what the law needs.
+SAMPLES_PER_STEP = 16
 RUNS_LOSS, PAPER_LOSS = "the run's loss", "the paper's three, unweighted"
 LOSSES = (RUNS_LOSS, PAPER_LOSS)
 Result = dict[str, Any]
@@ -68,6 +70,7 @@ def recipe_of(size: str, data: str = "unused", output_dir: str = "unused") -> Pr
     recipe = yaml.safe_load(RECIPE.read_text())
     width = {"hidden_size": SIZES[size], "num_attention_heads": SIZES[size] // 16}
     recipe |= {"model": {**recipe["model"], **width}, "data": data, "output_dir": output_dir}
+    recipe |= {"samples_per_step": SAMPLES_PER_STEP, "precision": "float32"}
     return PretrainSettings(**recipe)
 
 
@@ -83,7 +86,7 @@ def train(
     constant = replace(
         recipe_of(size, str(library), str(runs / size / "constant")),
         ema_decay=None, max_steps=start_of(steps[-1]),
-        logging_steps=EVERY, save_steps=EVERY * 4, eval_steps=EVERY * 5, save_total_limit=100,
+        logging_steps=EVERY, save_steps=EVERY, eval_steps=EVERY * 10, save_total_limit=100,
     )  # fmt: skip
     pretrain(constant, Console())
     for end in steps:
@@ -198,7 +201,7 @@ def judge(runs: Annotated[Path, typer.Option()] = RUNS, output: Annotated[Path, 
         stretches = {
             f"largest size, up to step {FITTED_UP_TO}": held_out[held_out.steps <= FITTED_UP_TO],
             f"largest size, all steps to {ENDS[-1]}": held_out,
-            f"smaller sizes, step {ENDS[-1]}": later,
+            f"smaller sizes, steps after {FITTED_UP_TO}": later,
         }
         measured[kind] = {
             "points": {size: as_lists(run) for size, run in found.items()},
