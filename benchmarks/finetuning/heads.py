@@ -78,7 +78,7 @@ def in_parts(prepared: PreparedTable, split: Parts) -> PreparedTable:
 def vectors_of(prepared: PreparedTable, settings: FinetuneSettings) -> list[Any]:
     """nano's vectors, the same for every arm and split."""
     kernel = {"head_type": KERNEL, "num_centers": 1}
-    model = make_model(settings, prepared, classifier_pooling=FROZEN_POOLING, **kernel).eval()
+    model = make_model(settings, prepared, classifier_pooling=settings.pooling or FROZEN_POOLING, **kernel).eval()
     return frozen_vectors(model, prepared, settings, Console())
 
 
@@ -95,12 +95,12 @@ def run_nano(
 
 def run_minimol(prepared: PreparedTable, data: Path, name: str, descriptors: bool) -> dict[str, Any]:
     """The same head on MiniMol's vectors (and, scaled as nano's, on the descriptors)."""
-    table = prepared.table
     stored = np.load(data / "peers" / f"minimol_{name}.npz")
     rows = {smiles: row for row, smiles in enumerate(stored["smiles"].tolist())}
-    found = [rows.get(Chem.CanonSmiles(smiles)) if Chem.MolFromSmiles(smiles) else None for smiles in table.smiles]
+    smiles = prepared.table.smiles
+    found = [rows.get(Chem.CanonSmiles(each)) if Chem.MolFromSmiles(each) else None for each in smiles]
     known = np.array([row is not None for row in found])
-    vectors = np.where(known[:, None], stored["vectors"][[row or 0 for row in found]].astype(np.float64), 0.0)
+    vectors = np.where(known[:, None], stored["vectors"][[row or 0 for row in found]].astype(np.float64), np.nan)
     if descriptors:
         scale = UniMol2DescriptorScale(len(prepared.extractor.descriptor_names))
         scale.quantiles.data.copy_(descriptor_quantiles(prepared))
@@ -108,16 +108,25 @@ def run_minimol(prepared: PreparedTable, data: Path, name: str, descriptors: boo
         raw = [np.zeros(width) if each.descriptors is None else each.descriptors for each in prepared.molecules]
         with torch.no_grad():
             vectors = np.hstack([vectors, scale(torch.from_numpy(np.stack(raw)).float()).double().numpy()])
-    used = np.flatnonzero(known & np.isin(table.split, (TRAIN, VALID)))
+    return metrics_of_head(prepared, vectors, settings_for(name, data, 0), (TRAIN, VALID), TEST)
+
+
+def metrics_of_head(
+    prepared: PreparedTable, vectors: FloatArray, settings: FinetuneSettings, fitted_on: tuple[str, ...], judged: str
+) -> dict[str, Any]:
+    """A kernel head fitted on some parts of a table and judged on another; a row of NaN is a molecule without one."""
+    table, known = prepared.table, ~np.isnan(vectors).any(axis=1)
+    vectors = np.where(known[:, None], vectors, 0.0)
+    used = np.flatnonzero(known & np.isin(table.split, fitted_on))
     mean, std = label_scales(prepared)
-    groups = plan_members(settings_for(name, data, 0), prepared, frozen=True).groups
+    groups = plan_members(settings, prepared, frozen=True).groups
     head = fit_kernel_head(vectors, (table.labels - mean) / std, prepared.targets, [used], 0, groups)
     # None of these tables has a target of several outputs.
     columns = zip(prepared.targets, (head.predict(vectors)[0] * std + mean).T, strict=True)
     outputs = np.stack([calibrated_values(target, column, {}) for target, column in columns], axis=1)
     outputs[~known] = np.nan
-    test, training = table.rows_of(TEST), table.labels[table.rows_of(TRAIN)]
-    return metrics_by_target(outputs[test], table.labels[test], prepared.targets, training)
+    rows, training = table.rows_of(judged), table.labels[table.rows_of(TRAIN)]
+    return metrics_by_target(outputs[rows], table.labels[rows], prepared.targets, training)
 
 
 def baseline_table(prepared: PreparedTable) -> BaselineTable:
