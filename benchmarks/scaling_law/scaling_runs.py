@@ -30,7 +30,6 @@ import torch
 import typer
 import yaml
 from rich.console import Console
-from safetensors import safe_open
 
 mpl.use("Agg")
 
@@ -126,15 +125,16 @@ def points_of(runs: Path, size: str, kind: str, ends: Sequence[int] = ENDS) -> L
     """The losses with which a size's runs ended, by their steps; other ends are not read."""
     folders = {end: runs / size / f"decayed_{end}" for end in ends}
     losses = [loss_of(folder, end, kind) for end, folder in folders.items()]
-    millions = parameters_of(folders[ends[0]] / "model" / "model.safetensors") / 1e6
-    return LossPoints(np.full(len(ends), millions), np.array(ends, dtype=float), np.array(losses))
+    return LossPoints(np.full(len(ends), millions_of(size)), np.array(ends, dtype=float), np.array(losses))
 
 
-def parameters_of(weights: Path) -> int:
-    """Parameters in a file, without its lookup tables and the head of the graph targets."""
-    with safe_open(weights, framework="numpy") as file:
-        names = [name for name in file.keys() if is_counted(name)]  # noqa: SIM118 - no mapping
-        return sum(int(np.prod(file.get_slice(name).get_shape())) for name in names)
+def millions_of(size: str) -> float:
+    """Parameters by the shapes alone, without lookup tables and the head of the graph targets."""
+    recipe = recipe_of(size)
+    config = UniMol2Config.from_scale(recipe.scale, **recipe.model)
+    with torch.device("meta"):
+        named = UniMol2ForPreTraining(config).named_parameters()
+        return sum(weight.numel() for name, weight in named if is_counted(name)) / 1e6
 
 
 def is_counted(name: str) -> bool:
@@ -155,15 +155,13 @@ def fit(
     for kind in LOSSES:
         found = {size: points_of(runs, size, kind, ends) for size in SIZES if size != LARGEST}
         points = join(list(found.values()))
-        millions = {size: float(run.parameters[0]) for size, run in found.items()}
-        millions[LARGEST] = parameters_of_largest() / 1e6
         law = ScalingLaw.fit(points)
         losses[kind] = as_lists(points)
         report[kind] = {
             "law": asdict(law),
             "intervals_95": ScalingLaw.bootstrap(points, repeats),
             "fitted": asdict(law.judge(points)),
-            "predicted": {size: predictions(law, each) for size, each in millions.items()},
+            "predicted": {size: predictions(law, millions_of(size)) for size in SIZES},
         }
     (output / "losses.json").write_text(json.dumps(losses, indent=1) + "\n")
     (output / "predictions.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -177,15 +175,6 @@ def predictions(law: ScalingLaw, millions: float) -> Result:
     """What the law says of a size at all ends."""
     values = law.predict(np.full(len(ENDS), millions), np.array(ENDS, dtype=float))
     return {"millions": millions, **dict(zip(map(str, ENDS), values.tolist(), strict=True))}
-
-
-def parameters_of_largest() -> int:
-    """Of the held-out size, by its shapes alone."""
-    recipe = recipe_of(LARGEST)
-    config = UniMol2Config.from_scale(recipe.scale, **recipe.model)
-    with torch.device("meta"):
-        named = UniMol2ForPreTraining(config).named_parameters()
-        return sum(weight.numel() for name, weight in named if is_counted(name))
 
 
 @app.command()

@@ -10,7 +10,7 @@ import pytest
 import scaling_runs
 import yaml
 from pretraining_jobs import tiny_settings
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from scaling_law import Judgement, LossPoints, ScalingLaw, join
 
 from unimol2_hf.pretraining.settings import PAPER_LOSSES
@@ -91,7 +91,6 @@ class TestReadings:
         assert len(join([points, points])) == 2 * len(points)
 
 
-MILLIONS = {"0.3m": 0.3, "0.6m": 0.6, "1.1m": 1.1, "2.1m": 2.1}
 LAW = ScalingLaw(0.4, -0.5, 6.0, -0.3, 4.0, -0.2)
 # Of a loss's parts, so that each of the two sums is the law's.
 PAPER = {f"eval_{part}_loss": share for part, share in zip(PAPER_LOSSES, (0.5, 0.3, 0.2), strict=True)}
@@ -102,22 +101,15 @@ SHARES = {**PAPER, **{name: _LEFT / len(_TARGETS) / _WEIGHTS[name] for name in _
 
 
 def write_runs(runs: Path, factor: float = 1.0) -> None:
-    """Logs and weights as `unimol2-hf pretrain` writes them, of a law that is known; the largest size's times a factor.
+    """Logs as `unimol2-hf pretrain` writes them, of a law that is known; the largest size's losses times a factor.
 
     Losses before a run's end are off the law: the rate has not fallen yet.
     """
-    held_out = scaling_runs.parameters_of_largest() / 1e6
-    for size, millions in {**MILLIONS, scaling_runs.LARGEST: held_out}.items():
+    for size in scaling_runs.SIZES:
+        millions = scaling_runs.millions_of(size)
         for end in scaling_runs.ENDS:
             folder = runs / size / f"decayed_{end}"
-            (folder / "model").mkdir(parents=True)
-            tensors = {
-                "unimol2.layers.weight": round(millions * 1e6),
-                "unimol2.bond_embeddings.weight": 300_000,
-                "graph_target_head.cls.weight": 70_000,
-            }
-            arrays = {name: np.zeros(count, dtype=np.int8) for name, count in tensors.items()}
-            save_file(arrays, folder / "model" / "model.safetensors")
+            folder.mkdir(parents=True)
             loss = float(LAW.predict(millions, end)) * (factor if size == scaling_runs.LARGEST else 1)
             parts = {name: loss * weight for name, weight in SHARES.items()}
             history = [
@@ -136,7 +128,7 @@ def test_a_known_law_is_fitted_predicted_and_judged(tmp_path: Path) -> None:
     for own in predicted.values():
         assert own["fitted"]["r2"] > 0.999
         for size, values in own["predicted"].items():
-            assert values["millions"] == pytest.approx(MILLIONS.get(size, values["millions"]))
+            assert values["millions"] == scaling_runs.millions_of(size)
             assert values["3500"] == pytest.approx(float(LAW.predict(values["millions"], 3500)), rel=0.01)
     scaling_runs.judge(runs=tmp_path / "runs", output=tmp_path)
     measured = json.loads((tmp_path / "measured.json").read_text())
@@ -196,4 +188,7 @@ def test_sizes_are_trained_at_a_constant_rate_then_one_that_falls(
     last = json.loads((runs / "a" / "decayed_20" / "log_history.json").read_text())
     assert points.losses[1] == pytest.approx(next(e["eval_loss"] for e in last if e["step"] == 20 and "eval_loss" in e))
     assert points.steps.tolist() == [10.0, 20.0]
-    assert points.parameters[0] * 1e6 == pytest.approx(scaling_runs.parameters_of_largest())
+    weights = load_file(runs / "a" / "decayed_20" / "model" / "model.safetensors")
+    own = {name for name in weights if scaling_runs.is_counted(name)}
+    assert points.parameters[0] * 1e6 == pytest.approx(sum(weights[name].size for name in own))
+    assert {name.split(".")[1] for name in weights.keys() - own} == {"embeddings", "pair_embeddings"}
