@@ -115,7 +115,7 @@ def metrics_of_head(
     prepared: PreparedTable, vectors: FloatArray, settings: FinetuneSettings, fitted_on: tuple[str, ...], judged: str
 ) -> dict[str, Any]:
     """A kernel head fitted on some parts of a table and judged on another; a row of NaN is a molecule without one."""
-    table, known = prepared.table, ~np.isnan(vectors).any(axis=1)
+    table, known = prepared.table, np.asarray(~np.isnan(vectors).any(axis=1))
     vectors = np.where(known[:, None], vectors, 0.0)
     used = np.flatnonzero(known & np.isin(table.split, fitted_on))
     mean, std = label_scales(prepared)
