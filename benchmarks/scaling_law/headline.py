@@ -50,7 +50,7 @@ def run_table(name: str, data: Path, runs: Path, work_dir: Path) -> Runs:
     found: Runs = []
     prepared = None
     for size in SIZES:
-        model = model_of(runs, size)
+        model, millions = model_of(runs, size), millions_of(size)
         settings = settings_of(name, TARGETS[name], data, 0, str(model), {})
         # All sizes have one featurizer.
         prepared = prepared or prepare(source_of(name, data, work_dir), settings, Console())
@@ -59,7 +59,7 @@ def run_table(name: str, data: Path, runs: Path, work_dir: Path) -> Runs:
             own = settings_of(name, TARGETS[name], data, seed, str(model), {})
             metrics = run_nano(in_seed(prepared, own), own, vectors)[0]
             kept = {target: {key: each[key] for key in ("mae", "baseline_mae")} for target, each in metrics.items()}
-            found.append({"table": name, "arm": size, "millions": millions_of(size), "seed": seed, "test": kept})
+            found.append({"table": name, "arm": size, "millions": millions, "seed": seed, "test": kept})
             print(name, size, seed, {key: round(each["mae"], 5) for key, each in metrics.items()}, flush=True)
     return found
 

@@ -5,10 +5,11 @@
     python benchmarks/scaling_law/scaling_runs.py fit
     python benchmarks/scaling_law/scaling_runs.py judge
 
-Runs are those of recipes/nano/nano.yaml, of another width and SAMPLES_PER_STEP: same samples in the same order, same
-seed, rate, warm-up and validation noise; DIR is its library. Each size has one run at a constant rate; from its
-checkpoints others go on with a rate that falls to 0 over their last tenth, and what these end with is what the law is
-about. `train` goes on where it was; two sizes at a time, each with OMP_NUM_THREADS=1, keep two cores busy.
+Runs are those of recipes/nano/nano.yaml, of another width, in float32 and in steps of SAMPLES_PER_STEP: same samples in
+the same order, same seed, rate, warm-up and validation noise; DIR is its library. Each size has one run at a constant
+rate; from its checkpoints others go on with a rate that falls to 0 over their last tenth, and what these end with is
+what the law is about. `train` goes on where it was; two sizes at a time, each with OMP_NUM_THREADS=1, keep two cores
+busy.
 
 `fit` reads the four smaller sizes up to step FITTED_UP_TO and writes what the law says of the rest (predictions.json),
 `judge` compares that with what was measured. Each for two losses: that of the run (weighted, with the graph targets),
@@ -50,7 +51,7 @@ LARGEST = "4.4m"
 ENDS = (1000, 1500, 2000, 2500, 3000, 3500)  # of the runs whose rate falls; the warm-up takes 500 steps
 FITTED_UP_TO = 2500
 DECAY = 10  # the last such part of a run
-EVERY = 50  # steps that divide all starts and ends
+EVERY = 50  # steps that divide all starts; ten times as many, an evaluation, divide all ends
 # Half of nano's: a step costs half as much, and steps past the warm-up are what the law needs.
 SAMPLES_PER_STEP = 16
 RUNS_LOSS, PAPER_LOSS = "the run's loss", "the paper's three, unweighted"
