@@ -76,6 +76,14 @@ def test_equal_vectors_come_in_the_order_of_the_library(tmp_path: Path) -> None:
     assert (found.files * 4 + found.rows).tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
+def test_twins_that_rounding_sets_apart_come_in_the_order_of_the_library(tmp_path: Path) -> None:
+    nearly = [[0.7, 0.71], [0.7, 0.71 - 1e-7], [0.7, 0.71 + 1e-7], [0.1, 1.0]]
+    write_shards(tmp_path, nearly, 2)
+    for query in nearly[:3]:
+        found = nearest(tmp_path, query, 3)
+        assert (found.files * 2 + found.rows).tolist() == [[0, 1, 2]]
+
+
 def test_similarity_by_hand() -> None:
     found = unimol2_hf.similarity([[3.0, 4.0], [0.0, 0.0]], [[4.0, 3.0], [-3.0, -4.0]])
     np.testing.assert_allclose(found, [[0.96, -1.0], [0.0, 0.0]], rtol=1e-6)

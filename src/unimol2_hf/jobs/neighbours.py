@@ -28,6 +28,8 @@ NEIGHBOUR_COLUMNS = ("query", "query_id", "rank", "row", "id", "smiles", "simila
 _EMBEDDING = "embedding"
 # Numbers of a block of vectors, and of its similarities to the queries: 32 MiB each.
 _NUMBERS_AT_ONCE = 2**23
+# A product rounds by its shape, and twins are embedded in different batches: finer than this, order is chance.
+_DECIMALS = 6
 _MOST_SHOWN = 40  # lines
 
 
@@ -49,7 +51,7 @@ class Neighbours:
     """Of q queries the nearest rows of a library, the most similar first; of equal ones the first in the library.
 
     Attributes:
-        similarities: (q, k) cosines.
+        similarities: (q, k) cosines to six decimals.
         files: (q, k) numbers of the shards, in the order of `paths`.
         rows: (q, k) positions in these.
         paths: of the shards.
@@ -77,7 +79,7 @@ def nearest(embeddings: Path, queries: ArrayLike, top: int = 20) -> Neighbours:
     found = [np.empty((len(wanted), 0), dtype=kind) for kind in (np.float32, np.int64, np.int64)]
     for number, path in enumerate(paths):
         for start, rows, vectors in _blocks(path, wanted.shape):
-            own = wanted @ _unit(vectors).T
+            own = np.round(wanted @ _unit(vectors).T, _DECIMALS)
             best = _best(own, top)
             places = (np.full_like(best, number), start + rows[best])
             joined = [np.hstack(pair) for pair in zip(found, (np.take_along_axis(own, best, 1), *places), strict=True)]
