@@ -14,10 +14,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from finetune_command import HERE, finetune, on_split, packaged_model, processor, targets_of
 from heads import key_of, metrics_of_head, settings_for, vectors_of
-from levers import unimol2_hf
 from rich.console import Console
-from run import HERE, packaged_model, processor, targets_of
 
 from unimol2_hf.data.splits import TRAIN, VALID
 from unimol2_hf.finetuning.prepare import prepare
@@ -48,15 +47,12 @@ def run_frozen(name: str, option: str, data: Path, work_dir: Path) -> Result:
 
 def run_trained(name: str, option: str, data: Path, work_dir: Path) -> Result:
     folder = work_dir / f"{name}{option.replace(' ', '_')}"
-    command = ["finetune", str(data / f"{name}.csv"), "--targets", ",".join(targets_of(name, data))]
-    command += ["--split-file", str(data / "splits" / f"{name}.csv"), "--split-column", f"seed{SEED}"]
-    command += ["--head", "finetuned", "--seed", str(SEED), "--output-dir", str(folder), *option.split()]
-    work_dir.mkdir(parents=True, exist_ok=True)
-    minutes = unimol2_hf(*command, log=folder.with_suffix(".log"))
+    arguments = ["--head", "finetuned", *on_split(name, data, SEED), *option.split()]
+    run = finetune(data / f"{name}.csv", targets_of(name, data), folder, *arguments)
     history = json.loads((folder / "log_history.json").read_text())
     scores = [entry["eval_score"] for entry in history if "eval_score" in entry]
     epochs = {"best_epoch": 1 + scores.index(min(scores)), "epochs": len(scores)}
-    return {"minutes": minutes, **epochs, "valid": json.loads((folder / "metrics.json").read_text())["valid"]}
+    return {"minutes": run.minutes, **epochs, "valid": run.report["valid"]}
 
 
 def as_markdown(runs: list[Result]) -> str:

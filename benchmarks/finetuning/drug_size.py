@@ -7,19 +7,15 @@ The first such molecules of smiles_pretrain.smi.gz, RDKit's logP as label; nothi
 """
 
 import gzip
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
+from finetune_command import HERE, finetune, processor
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
-from run import processor
 
-HERE = Path(__file__).parent
 MOLECULES, HEAVY_ATOMS = 1500, 34
 
 
@@ -43,11 +39,8 @@ def main(
     """Fine-tune once by the defaults, and write down the time."""
     work_dir.mkdir(parents=True, exist_ok=True)
     write_table(data / "smiles_pretrain.smi.gz", work_dir / "table.csv")
-    command = ["unimol2-hf", "finetune", str(work_dir / "table.csv"), "--targets", "logp", "--head", "finetuned"]
-    command += ["--conformer-cache", "none", "--output-dir", str(work_dir / "model")]
-    start = time.monotonic()
-    subprocess.run([str(Path(sys.executable).with_name("unimol2-hf")), *command[1:]], check=True)
-    minutes = (time.monotonic() - start) / 60
+    options = ["--head", "finetuned", "--conformer-cache", "none"]
+    minutes = finetune(work_dir / "table.csv", ["logp"], work_dir / "model", *options).minutes
     (HERE / "drug_size.md").write_text(
         f"`python benchmarks/finetuning/drug_size.py`: {MOLECULES:,} molecules of {HEAVY_ATOMS} heavy atoms, "
         "unimol2-nano, the defaults,\nconformers, evaluation and baselines included: "

@@ -11,16 +11,14 @@ frozen_time.md.
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
+from finetune_command import HERE, finetune, processor
 from rdkit import Chem
-from run import HERE, processor
 
 from unimol2_hf.data.cache_folder import cache_root
 from unimol2_hf.descriptors import rdkit_descriptors
@@ -59,11 +57,7 @@ def main(
         if number % 2:
             forget_vectors()
         output = work_dir / f"model_{number}_{time.time_ns()}"
-        command = ["finetune", str(table), "--targets", "logp", "--head", "frozen", "--output-dir", str(output)]
-        start = time.monotonic()
-        executable = str(Path(sys.executable).with_name("unimol2-hf"))
-        subprocess.run([executable, *command], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.monotonic() - start)
+        seconds.append(60 * finetune(table, ["logp"], output, "--head", "frozen").minutes)
         print(round(seconds[-1], 1), flush=True)
     new, known = seconds[1::2], seconds[2::2]
     (HERE / "frozen_time.md").write_text(

@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from finetune_command import BINARY, HERE, processor, targets_of
 from numpy.typing import NDArray
 from rdkit import Chem
 from rich.console import Console
-from run import BINARY, HERE, processor, targets_of
 
 from unimol2_hf.calibration import calibrated_values
 from unimol2_hf.configuration_unimol2 import KERNEL

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from finetune_command import BINARY, HERE, processor, targets_of
 from heads import Runs, in_parts, run_nano, run_tables, vectors_of
 from numpy.typing import NDArray
 from rich.console import Console
-from run import BINARY, HERE, processor, targets_of
 from sklearn.metrics import log_loss
 
 from unimol2_hf.calibration import calibrated_values

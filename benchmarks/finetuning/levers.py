@@ -7,18 +7,14 @@ DIR as for run.py, which makes the conformers that this takes from the cache. Wr
 """
 
 import json
-import shlex
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import typer
+from finetune_command import HERE, finetune, on_split, processor
 from rdkit import Chem
-from run import HERE, processor
 
 from unimol2_hf.descriptors import descriptor_names, rdkit_descriptors
 
@@ -44,15 +40,6 @@ ARMS: dict[str, list[str]] = {
 }
 
 
-def unimol2_hf(*arguments: str, log: Path) -> float:
-    """Run a command; the minutes that it took."""
-    start = time.monotonic()
-    with log.open("w") as output:
-        executable = str(Path(sys.executable).with_name("unimol2-hf"))
-        subprocess.run([executable, *arguments], stdout=output, stderr=subprocess.STDOUT, check=True)
-    return (time.monotonic() - start) / 60
-
-
 def adapted_model(data: Path, name: str, work_dir: Path) -> tuple[Path, float]:
     """nano after ten epochs on descriptors of the table's training molecules (arXiv 2503.03360), and the minutes."""
     folder, table = work_dir / f"{name}_adapted", work_dir / f"{name}_descriptors.csv"
@@ -66,11 +53,8 @@ def adapted_model(data: Path, name: str, work_dir: Path) -> tuple[Path, float]:
     part = np.where(generator.random(len(smiles)) < 0.05, "valid", "train")
     part[:20] = "test"
     kept.assign(smiles=smiles, part=part).to_csv(table, index=False)
-    minutes = unimol2_hf(
-        "finetune", str(table), "--targets", ",".join(kept.columns), "--split-column", "part", "--output-dir",
-        str(folder), "--epochs", str(EPOCHS_OF_ADAPTATION), log=work_dir / f"{name}_adapted.log",
-    )  # fmt: skip
-    return folder, minutes
+    options = ["--split-column", "part", "--epochs", str(EPOCHS_OF_ADAPTATION)]
+    return folder, finetune(table, list(kept.columns), folder, *options).minutes
 
 
 def run_arm(arm: str, table: str, data: Path, work_dir: Path) -> dict[str, Any]:
@@ -81,13 +65,10 @@ def run_arm(arm: str, table: str, data: Path, work_dir: Path) -> dict[str, Any]:
         folder, before = (known.parent, 0.0) if known.exists() else adapted_model(data, name, work_dir)
         options[options.index(ADAPTED)] = str(folder)
     output = work_dir / f"{table}_{list(ARMS).index(arm)}"
-    command = ["finetune", str(data / f"{name}.csv"), "--targets", target, "--seed", "0"]
-    command += ["--split-file", str(data / "splits" / f"{name}.csv"), "--split-column", "seed0"]
-    command += ["--output-dir", str(output), *options]
-    minutes = unimol2_hf(*command, log=output.with_suffix(".log"))
-    metrics = json.loads((output / "metrics.json").read_text())["test"][target]
-    told = shlex.join(["unimol2-hf", *command]).replace(str(data), "DIR").replace(str(work_dir), "runs/levers")
-    found = {"value": metrics[key], "interval": metrics[f"{key}_interval"], "minutes": minutes, "before": before}
+    run = finetune(data / f"{name}.csv", [target], output, *on_split(name, data, 0), *options)
+    metrics = run.report["test"][target]
+    told = run.command.replace(str(data), "DIR").replace(str(work_dir), "runs/levers")
+    found = {"value": metrics[key], "interval": metrics[f"{key}_interval"], "minutes": run.minutes, "before": before}
     return {"arm": arm, "table": table, "command": told, **found}
 
 

@@ -6,18 +6,13 @@
 A row of these tables is a model: `--model org/unimol2-84m --share 1` is the row of 84M. Writes paper.md.
 """
 
-import json
-import shlex
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import typer
+from finetune_command import HERE, finetune
 
-HERE = Path(__file__).parent
 QM9 = "homo,lumo,gap,alpha,cv,mu,r2,zpve"
 COMPAS = "aea,aip,dispersion,dipole"
 BIOGEN = "hlm_clint,mdr1_er,solubility,rlm_clint"
@@ -61,18 +56,14 @@ def main(
     for number, (title, file, targets, options) in enumerate(ROWS):
         table = work_dir / file
         sample(data / file, share, targets.split(","), table)
-        command = ["unimol2-hf", "finetune", str(table), "--targets", targets, "--model", model, "--head", "finetuned"]
-        command += ["--epochs", str(epochs)] if epochs else []
-        command += [*options, "--output-dir", str(work_dir / f"row_{number}")]
-        start = time.monotonic()
-        subprocess.run([str(Path(sys.executable).with_name("unimol2-hf")), *command[1:]], check=True)
-        minutes = (time.monotonic() - start) / 60
-        report: dict[str, Any] = json.loads((work_dir / f"row_{number}" / "metrics.json").read_text())
-        told = ", ".join(f"{name} {metrics['mae']:.4g}" for name, metrics in report["test"].items())
-        means = ", ".join(f"{metrics['baseline_mae']:.4g}" for metrics in report["test"].values())
-        rows = report["rows"]
-        lines.append(f"| {title} | {rows['all']:,} | {rows['failed']} | {minutes:.1f} | {told} | {means} |")
-        commands.append(f"- `{shlex.join(command)}`")
+        chosen = ["--model", model, "--head", "finetuned", *options]
+        chosen += ["--epochs", str(epochs)] if epochs else []
+        run = finetune(table, targets.split(","), work_dir / f"row_{number}", *chosen)
+        told = ", ".join(f"{name} {metrics['mae']:.4g}" for name, metrics in run.report["test"].items())
+        means = ", ".join(f"{metrics['baseline_mae']:.4g}" for metrics in run.report["test"].values())
+        rows = run.report["rows"]
+        lines.append(f"| {title} | {rows['all']:,} | {rows['failed']} | {run.minutes:.1f} | {told} | {means} |")
+        commands.append(f"- `{run.command}`")
         (HERE / "paper.md").write_text("\n".join([*lines, "", "Commands:", "", *commands]) + "\n")
 
 

@@ -9,19 +9,16 @@ COMPAS-1D: RDKit's conformers, the random splits of `splits/compas_1d.csv`, besi
 that command, seed 0, graph features included. Writes paper_tables.json and paper_tables.md.
 """
 
-import json
-import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from finetune_command import HERE, finetune, on_split, processor
 from heads import Runs, baseline_table, in_parts, run_nano, run_tables, vectors_of, with_seed
-from levers import unimol2_hf
 from paper import COMPAS, QM9, sample
 from rich.console import Console
-from run import HERE, processor
 
 from unimol2_hf.data.splits import TEST, TRAIN, UNUSED, VALID, Parts, make_split
 from unimol2_hf.finetuning.baselines import ECFP4_FOREST, baseline_metrics
@@ -54,17 +51,12 @@ PAPER_COMPAS = {
 PAPER_FEW = {"train50": ("0.0062", "0.0056"), "train100": ("0.0053", "0.0048"), "train200": ("0.0046", "0.0043")}
 
 
-def split_options(name: str, data: Path, seed: int) -> dict[str, str]:
-    """QM9 has no split of its own here, so that the default is taken: by scaffold, as in the paper."""
-    if name == "qm9":
-        return {}
-    return {"split_file": str(data / "splits" / f"{name}.csv"), "split_column": f"seed{seed}"}
-
-
 def settings_of(
     name: str, targets: list[str], data: Path, seed: int, model: str, featurizer: dict[str, Any]
 ) -> FinetuneSettings:
-    split: dict[str, Any] = split_options(name, data, seed)
+    """QM9 has no split of its own here, so that the default is taken: by scaffold, as in the paper."""
+    file = {"split_file": str(data / "splits" / f"{name}.csv"), "split_column": f"seed{seed}"}
+    split: dict[str, Any] = {} if name == "qm9" else file
     return FinetuneSettings(tuple(targets), model=model, head="frozen", seed=seed, featurizer=featurizer, **split)
 
 
@@ -98,18 +90,14 @@ def with_few(split: Parts, share: float, seed: int) -> Parts:
 
 def run_fine_tuned(target: str, data: Path, work_dir: Path, model: str) -> Runs:
     """One `unimol2-hf finetune`, baselines included."""
-    name, folder = FINE_TUNED[target], work_dir / target
-    command = ["finetune", str(source_of(name, data, work_dir)), "--targets", target, "--model", model]
-    command += ["--head", "finetuned", "--seed", "0", "--output-dir", str(folder)]
-    for option, value in split_options(name, data, 0).items():
-        command += [f"--{option.replace('_', '-')}", value]
-    work_dir.mkdir(parents=True, exist_ok=True)
-    minutes = unimol2_hf(*command, log=folder.with_suffix(".log"))
-    report = json.loads((folder / "metrics.json").read_text())
-    told = shlex.join(["unimol2-hf", *command]).replace(str(data), "DIR")
-    own = {"table": target, "seed": 0, "minutes": minutes}
-    forest = {**own, "arm": FOREST, "test": report["baselines"][ECFP4_FOREST]}
-    return [{**own, "arm": TRAINED, "command": told, "test": report["test"]}, forest]
+    name = FINE_TUNED[target]
+    split = ["--seed", "0"] if name == "qm9" else on_split(name, data, 0)
+    options = ["--model", model, "--head", "finetuned", *split]
+    run = finetune(source_of(name, data, work_dir), [target], work_dir / target, *options)
+    own = {"table": target, "seed": 0, "minutes": run.minutes}
+    forest = {**own, "arm": FOREST, "test": run.report["baselines"][ECFP4_FOREST]}
+    told = run.command.replace(str(data), "DIR")
+    return [{**own, "arm": TRAINED, "command": told, "test": run.report["test"]}, forest]
 
 
 def run_table(name: str, data: Path, work_dir: Path, model: str) -> Runs:

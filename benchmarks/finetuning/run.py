@@ -13,11 +13,6 @@ heads.py tells the mean over seeds.
 
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
-import time
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,55 +20,26 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
+from finetune_command import BINARY, HERE, finetune, on_split, packaged_model, processor, targets_of
 
-from unimol2_hf import NANO
-from unimol2_hf.hub.repository.check_unimol2 import sha256_of
-
-HERE = Path(__file__).parent
-FOUR_OF_BIOGEN = ["hlm_clint", "mdr1_er", "solubility", "rlm_clint"]
-BINARY = ("bbbp", "tox21")
 MODELS = {"nano": None, "descriptors, boosting": "descriptor_boosting", "ECFP4, forest": "ecfp4_forest"}
-
-
-def targets_of(name: str, data: Path) -> list[str]:
-    """The four endpoints of Biogen that most molecules have; of the others every column."""
-    columns = pd.read_csv(data / f"{name}.csv", nrows=0).columns.drop("smiles").tolist()
-    return FOUR_OF_BIOGEN if name == "biogen_adme" else columns
 
 
 def run_one(name: str, seed: int, data: Path, work_dir: Path, options: list[str]) -> dict[str, Any]:
     """One `unimol2-hf finetune`; returns its metrics with the command and the time it took."""
-    work_dir.mkdir(parents=True, exist_ok=True)
     folder = work_dir / f"{name}_seed{seed}"
-    command = ["unimol2-hf", "finetune", str(data / f"{name}.csv"), "--targets", ",".join(targets_of(name, data))]
-    command += ["--split-file", str(data / "splits" / f"{name}.csv"), "--split-column", f"seed{seed}"]
-    command += ["--head", "finetuned", "--seed", str(seed), "--output-dir", str(folder), *options]
-    start = time.monotonic()
-    with (work_dir / f"{name}_seed{seed}.log").open("w") as log:
-        executable = str(Path(sys.executable).with_name("unimol2-hf"))
-        subprocess.run([executable, *command[1:]], stdout=log, stderr=subprocess.STDOUT, check=True)
+    arguments = ["--head", "finetuned", *on_split(name, data, seed), *options]
+    run = finetune(data / f"{name}.csv", targets_of(name, data), folder, *arguments)
     keep_predictions(folder, seed, HERE / "predictions" / f"{name}.parquet")
     return {
         "table": name,
         "seed": seed,
         "model": packaged_model(),
-        "command": shlex.join(command),
-        "minutes": round((time.monotonic() - start) / 60, 1),
+        "command": run.command.replace(str(data), "DIR"),
+        "minutes": round(run.minutes, 1),
         "machine": f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        **json.loads((folder / "metrics.json").read_text()),
+        **run.report,
     }
-
-
-def packaged_model() -> str:
-    """Which unimol2-nano it is: the beginning of its weights' SHA-256."""
-    return sha256_of(Path(NANO) / "model.safetensors")[:12]
-
-
-def processor() -> str:
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return names[0] if names else platform.machine()
 
 
 def keep_predictions(folder: Path, seed: int, output: Path) -> None:

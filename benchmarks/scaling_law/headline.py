@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "finetuning"))
 import matplotlib as mpl
 import numpy as np
 import typer
+from finetune_command import FOUR_OF_BIOGEN, processor
 from heads import FloatArray, Runs, run_nano, run_tables, vectors_of
 from paper_tables import SEEDS, UNITS, in_seed, settings_of, source_of
 from rich.console import Console
-from run import FOUR_OF_BIOGEN, processor
 from scaling_runs import ENDS, RUNS, SIZES, millions_of
 from scipy.stats import linregress, t
 
