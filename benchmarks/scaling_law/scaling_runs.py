@@ -35,6 +35,8 @@ from rich.console import Console
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from scaling_law import LossPoints, ScalingLaw, join
 
 from unimol2_hf import UniMol2Config, UniMol2ForPreTraining
@@ -201,7 +203,7 @@ def judge(runs: Annotated[Path, typer.Option()] = RUNS, output: Annotated[Path, 
     text = as_markdown(report, measured)
     (output / "scaling_law.md").write_text(text)
     print(text)
-    draw(points[RUNS_LOSS], ScalingLaw(**report[RUNS_LOSS]["law"]), RUNS_LOSS, output)
+    draw(points, {kind: ScalingLaw(**own["law"]) for kind, own in report.items()}, output)
 
 
 def as_markdown(report: Result, measured: Result) -> str:
@@ -226,9 +228,16 @@ def as_markdown(report: Result, measured: Result) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict[str, LossPoints], law: ScalingLaw, loss: str, output: Path) -> None:
+def draw(points: dict[str, dict[str, LossPoints]], laws: dict[str, ScalingLaw], output: Path) -> None:
     """Figures 3 and 4 of the paper: losses by size, and observed beside predicted for the size held out."""
-    figure, (curves, beside) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, rows = plt.subplots(len(points), 2, figsize=(11, 4.2 * len(points)), layout="constrained", squeeze=False)
+    for (kind, found), (curves, beside) in zip(points.items(), rows, strict=True):
+        _draw_loss(found, laws[kind], kind, curves, beside)
+    figure.savefig(output / "scaling_law.png", dpi=120)
+    plt.close(figure)
+
+
+def _draw_loss(found: dict[str, LossPoints], law: ScalingLaw, loss: str, curves: Axes, beside: Axes) -> None:
     steps = np.geomspace(ENDS[0], ENDS[-1], 50)
     for size, run in found.items():
         (marks,) = curves.plot(run.steps, run.losses, "o", markersize=4, label=size)
@@ -243,8 +252,11 @@ def draw(found: dict[str, LossPoints], law: ScalingLaw, loss: str, output: Path)
     beside.plot(steps, predicted, label="predicted from smaller sizes")
     beside.set(xscale="log", xlabel="steps", ylabel=loss, title=f"{LARGEST}, held out")
     beside.legend(frameon=False)
-    figure.savefig(output / "scaling_law.png", dpi=120)
-    plt.close(figure)
+    for panel in (curves, beside):
+        panel.set_xticks(ENDS, [f"{end:,}" for end in ENDS])
+        panel.minorticks_off()
+        panel.yaxis.set_major_locator(MaxNLocator(6))
+        panel.yaxis.set_major_formatter(ScalarFormatter())
 
 
 if __name__ == "__main__":
