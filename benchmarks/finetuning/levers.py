@@ -24,7 +24,7 @@ EPOCHS_OF_ADAPTATION = 10
 FROZEN, TRAINED = ["--head", "frozen"], ["--head", "finetuned"]
 # Cheap ones first.
 ARMS: dict[str, list[str]] = {
-    "frozen (mean over layers)": FROZEN,
+    "frozen (mean over layers)": [*FROZEN, "--pooling", "layers_mean"],
     "frozen, CLS": [*FROZEN, "--pooling", "cls"],
     "frozen, mean of atoms": [*FROZEN, "--pooling", "mean"],
     "frozen, CLS and mean": [*FROZEN, "--pooling", "cls_mean"],

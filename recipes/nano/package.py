@@ -32,7 +32,6 @@ from handover import write_half
 
 from unimol2_hf import NANO, UniMol2Config, UniMol2FeatureExtractor, UniMol2ForPreTraining, UniMol2Model
 from unimol2_hf.pretraining.pretrain import MODEL
-from unimol2_hf.settings_unimol2 import Pooling
 
 HERE = Path(__file__).parent
 DRUGS = HERE.parents[1] / "examples" / "drugs.csv"
@@ -47,7 +46,7 @@ def decayed_model(home: Path) -> Path:
     return run / "train" / MODEL
 
 
-def write_package(source: Path, folder: Path, pooling: Pooling) -> dict[str, float]:
+def write_package(source: Path, folder: Path) -> dict[str, float]:
     """Write the model's folder; returns by what share of its length half precision moves a vector."""
     model = UniMol2ForPreTraining.from_pretrained(source).eval()
     rows = inputs_of(pd.read_csv(DRUGS)["smiles"].tolist())
@@ -55,7 +54,6 @@ def write_package(source: Path, folder: Path, pooling: Pooling) -> dict[str, flo
     published = UniMol2Config()
     for name in DROPOUT:
         setattr(model.config, name, getattr(published, name))
-    model.config.classifier_pooling = pooling
     model.graph_target_head = model.config.graph_targets = None
     model.save_pretrained(folder)
     write_half(folder / WEIGHTS, folder / WEIGHTS)
@@ -68,13 +66,12 @@ def write_package(source: Path, folder: Path, pooling: Pooling) -> dict[str, flo
 def main(
     home: Annotated[Path, typer.Option(help="folder of the training on this machine")],
     data: Annotated[Path, typer.Option(help="folder with the public tables")],
-    pooling: Annotated[str, typer.Option(help="of new task heads")] = "mean",
     folder: Annotated[Path, typer.Option(help="folder to write")] = Path(NANO),
 ) -> None:
     """Package it, judge it, and keep its losses."""
     source = decayed_model(home)
     run = source.parents[1]
-    moved = write_package(source, folder, pooling)  # type: ignore[arg-type]
+    moved = write_package(source, folder)
     checkpoint = last_checkpoint(run)
     if checkpoint is None:
         raise SystemExit(f"{run} has no checkpoint")

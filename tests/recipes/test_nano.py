@@ -276,7 +276,7 @@ class TestPackage:
 
     def test_half_precision_on_disk_is_float32_in_use(self, tmp_path: Path, library_dir: Path) -> None:
         pretrain(tiny_settings(str(library_dir), str(tmp_path), max_steps=4), QUIET)
-        moved = package.write_package(tmp_path / "model", tmp_path / "packaged", "mean")
+        moved = package.write_package(tmp_path / "model", tmp_path / "packaged")
         assert 0 < moved["mean"] <= moved["greatest"] < 0.01
         assert {each.dtype for each in load_file(tmp_path / "packaged" / "model.safetensors").values()} == {
             torch.float16
@@ -284,7 +284,6 @@ class TestPackage:
         raw, packaged = (UniMol2ForPreTraining.from_pretrained(tmp_path / name) for name in ("model", "packaged"))
         for name, value in raw.state_dict().items():
             assert torch.equal(packaged.state_dict()[name], value.half().float())
-        assert packaged.config.classifier_pooling == "mean"
         assert packaged.config.pair_dropout_prob == UniMol2Config().pair_dropout_prob
 
 

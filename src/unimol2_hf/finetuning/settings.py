@@ -108,7 +108,7 @@ class FinetuneSettings(Settings):
     pooling: Pooling | None = option(
         None,
         "what the head reads: the CLS, the mean of the atoms, both, or both as means over all layers; default: "
-        "layers_mean where it is frozen, else as the model's config says",
+        "cls_mean where it is frozen, else as the model's config says",
     )
     class_weights: Literal["none", "balanced"] = option(
         "none",
