@@ -32,6 +32,7 @@ from matplotlib import pyplot as plt
 from unimol2_hf.finetuning.prepare import prepare
 
 HERE = Path(__file__).parent
+SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)  # told at the figure's axis
 TARGETS = {
     "qm9": ["gap", "alpha"],
     "compas_1d": ["aea"],
@@ -116,7 +117,10 @@ def draw(runs: Runs, path: Path) -> None:
         xscale="log", yscale="log", xlabel="millions of parameters, without lookup tables",
         ylabel="test MAE over that of predicting the mean", title="frozen vectors, kernel head, three splits",
     )  # fmt: skip
-    axes.legend(frameon=False, ncols=2)
+    axes.set_xticks(millions, [f"{size:.2f}" for size in millions])
+    axes.set_yticks(SHARES, [f"{share:g}" for share in SHARES])
+    axes.minorticks_off()
+    figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
