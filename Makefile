@@ -23,10 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(INSTALLED)
 
-# Fine-tune unimol2-nano, which comes with the package, on the drugs in examples/ (labels computed with RDKit), then predict the same table.
+# Fit a head to unimol2-nano, which comes with the package, on the drugs in examples/ (labels computed with RDKit), then predict the same table.
 demo: $(INSTALLED)
-	$(BIN)/unimol2-hf finetune examples/drugs.csv --targets crippen_logp,tpsa --epochs 15 \
-		--batch-size 16 --output-dir $(DEMO)/model
+	$(BIN)/unimol2-hf finetune examples/drugs.csv --targets crippen_logp,tpsa --output-dir $(DEMO)/model
 	$(BIN)/unimol2-hf predict $(DEMO)/model examples/drugs.csv --output $(DEMO)/predictions.csv
 	@echo "see $(DEMO)/model/parity.png and $(DEMO)/predictions.csv"
 
