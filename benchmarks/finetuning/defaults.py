@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which options suit unimol2-nano: read-outs and rates on three tables, judged on the validation part alone.
+"""Which options suit unimol2-nano: read-outs, rates and epochs on three tables, judged on the validation part alone.
 
     python benchmarks/finetuning/defaults.py --data DIR [--work-dir runs/defaults]
 

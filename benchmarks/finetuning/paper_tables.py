@@ -55,8 +55,9 @@ def settings_of(
     name: str, targets: list[str], data: Path, seed: int, model: str, featurizer: dict[str, Any]
 ) -> FinetuneSettings:
     """QM9 has no split of its own here, so that the default is taken: by scaffold, as in the paper."""
-    file = {"split_file": str(data / "splits" / f"{name}.csv"), "split_column": f"seed{seed}"}
-    split: dict[str, Any] = {} if name == "qm9" else file
+    split: dict[str, Any] = {}
+    if name != "qm9":
+        split = {"split_file": str(data / "splits" / f"{name}.csv"), "split_column": f"seed{seed}"}
     return FinetuneSettings(tuple(targets), model=model, head="frozen", seed=seed, featurizer=featurizer, **split)
 
 

@@ -284,6 +284,7 @@ class TestPackage:
         raw, packaged = (UniMol2ForPreTraining.from_pretrained(tmp_path / name) for name in ("model", "packaged"))
         for name, value in raw.state_dict().items():
             assert torch.equal(packaged.state_dict()[name], value.half().float())
+        assert packaged.config.classifier_pooling == "cls"
         assert packaged.config.pair_dropout_prob == UniMol2Config().pair_dropout_prob
 
 
